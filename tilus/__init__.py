@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 # Where each family of names lives; the first module that offers a name has it.
 _SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors", "tilus.options")
-_PACKAGES = ("codegen", "dtypes", "errors", "ir", "lang", "layouts", "options", "runtime", "tensor")
+_PACKAGES = ("codegen", "dtypes", "errors", "ir", "kernels", "lang", "layouts", "options", "runtime", "tensor")
 
 if TYPE_CHECKING:
     from tilus.dtypes import *  # noqa: F403

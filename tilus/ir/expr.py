@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tilus import dtypes
-from tilus.dtypes import DType
+from tilus.dtypes import DType, Kind
 from tilus.errors import Span, TilusTypeError, TilusValueError
 from tilus.ir.types import PointerType, ScalarType, Type
 
@@ -59,7 +59,10 @@ class Value(Expr):
 
 
 class Const(Expr):
-    """A number of a known type; equal to another by type and exact value (-0.0 is not 0.0)."""
+    """A number of a known type (floats round to it); equal by type and exact value.
+
+    -0.0 is not 0.0, and NaN is NaN.
+    """
 
     __slots__ = ("type", "value")
     type: ScalarType
@@ -69,10 +72,7 @@ class Const(Expr):
         if not _fits(value, dtype):
             raise TilusValueError(f"{value!r} is not a value of {dtype}")
         self.type = ScalarType(dtype)
-        if dtype.name == "bool":
-            self.value = bool(value)
-        else:
-            self.value = int(value) if dtype.is_integer else float(value)
+        self.value = wrap(value, dtype)
 
     def _key(self) -> tuple[DType, str]:
         return self.type.dtype, repr(self.value)
@@ -121,6 +121,7 @@ class Op:
     precedence: int = 0  # of the infix symbol, Python's order; 0: written as a call
     kinds: str = "if"  # of operands: i(nteger) f(loat) b(ool)
     result: str = "same"  # "same" or "bool"
+    arity: int = 2
 
 
 def _floordiv(a: int, b: int) -> int:
@@ -150,7 +151,7 @@ def _shift(a: int, b: int, left: bool) -> int:
 OPS: dict[str, Op] = {
     "or": Op(lambda a, b: a or b, "or", 1, "b"),
     "and": Op(lambda a, b: a and b, "and", 2, "b"),
-    "not": Op(lambda a: not a, "not", 3, "b"),
+    "not": Op(lambda a: not a, "not", 3, "b", arity=1),
     "eq": Op(lambda a, b: a == b, "==", 4, "ifb", "bool"),
     "ne": Op(lambda a, b: a != b, "!=", 4, "ifb", "bool"),
     "lt": Op(lambda a, b: a < b, "<", 4, result="bool"),
@@ -168,13 +169,13 @@ OPS: dict[str, Op] = {
     "div": Op(_divide, "/", 10, "f"),
     "floordiv": Op(_floordiv, "//", 10, "i"),
     "mod": Op(_mod, "%", 10, "i"),
-    "neg": Op(lambda a: -a, "-", 11),
-    "invert": Op(lambda a: ~a, "~", 11, "i"),
-    "abs": Op(abs),
+    "neg": Op(lambda a: -a, "-", 11, arity=1),
+    "invert": Op(lambda a: ~a, "~", 11, "i", arity=1),
+    "abs": Op(abs, arity=1),
     "min": Op(min),
     "max": Op(max),
-    "select": Op(lambda c, a, b: a if c else b, kinds="ifb"),
-    "cast": Op(lambda a: a, kinds="ifb"),
+    "select": Op(lambda c, a, b: a if c else b, kinds="ifb", arity=3),
+    "cast": Op(lambda a: a, kinds="ifb", arity=1),
     "multiple_of": Op(lambda a, n: a, kinds="i"),
 }
 
@@ -255,6 +256,10 @@ def apply(op: str, *operands: Expr | Number, fold: bool = True) -> Expr:
     Python numbers adapt to the type of the other operand.
     """
     spec = OPS[op]
+    if len(operands) != spec.arity:
+        raise TilusTypeError(f"{op} takes {spec.arity} operands, not {len(operands)}")
+    if op == "multiple_of":
+        return multiple_of(*operands, fold=fold)
     if op == "select":
         cond, *rest = operands
         test = as_expr(cond)
@@ -286,20 +291,28 @@ def apply(op: str, *operands: Expr | Number, fold: bool = True) -> Expr:
 def cast(x: Expr | Number, dtype: DType, fold: bool = True) -> Expr:
     """`x` converted as the `cast` instruction converts elements."""
     x = as_expr(x)
+    if not isinstance(x.type, ScalarType):
+        raise TilusTypeError(f"cast: a scalar is needed, not {describe(x)}")
     if x.dtype == dtype:
         return x
     if isinstance(x, Const) and fold:
         return Const(evaluate("cast", [x.value], dtype, x.dtype), dtype)
+    if dtype.kind is Kind.LUT:
+        raise TilusTypeError(f"no scalar is computed in {dtype}: codebooks hold data in tiles")
     return Apply("cast", (x,), ScalarType(dtype))
 
 
-def multiple_of(x: Expr | Number, n: int, fold: bool = True) -> Expr:
-    """`x`, with the promise (checked by the interpreter) that `n` divides it."""
+def multiple_of(x: Expr | Number, n: Expr | Number, fold: bool = True) -> Expr:
+    """`x`, with the promise (checked by the interpreter) that `n`, a constant, divides it."""
     x = as_expr(x)
-    if kind_of(x.dtype) != "i" or n < 1:
+    n = n.value if isinstance(n, Const) else n
+    known = isinstance(n, int) and not isinstance(n, bool) and n > 0
+    if not isinstance(x.type, ScalarType) or kind_of(x.dtype) != "i" or not known:
         raise TilusTypeError(
-            f"multiple_of takes an integer scalar and a positive int, not {x.dtype}, {n}"
+            "multiple_of takes an integer scalar and a positive constant, not "
+            f"{describe(x)} and {describe(n)}"
         )
+    assert isinstance(n, int)
     if isinstance(x, Const) and fold:
         if int(x.value) % n:
             raise TilusValueError(f"{x.value} is not a multiple of {n}")
@@ -392,6 +405,26 @@ def substitute(e: Expr, replace: Callable[[Value], Expr]) -> Expr:
         if any(x is not y for x, y in zip(args, e.args, strict=True)):
             return Apply(e.op, args, e.type)
     return e
+
+
+def check(e: Expr) -> None:
+    """Raise unless `e` is an expression that the functions above make."""
+    for x in walk(e):
+        if isinstance(x, Apply):
+            if x.op == "cast" and len(x.args) == 1:
+                made = cast(x.args[0], x.dtype, fold=False)
+            elif x.op in OPS:
+                made = apply(x.op, *x.args, fold=False)
+            else:
+                raise TilusTypeError(f"no scalar operation is named {x.op!r}")
+            if made != x:
+                types = ", ".join(str(a.type) for a in x.args)
+                raise TilusTypeError(f"{x.op} of {types} does not make {x.type}")
+        elif isinstance(x, GridIndex):
+            if x.kind not in ("block_idx", "grid_dim") or x.axis not in (0, 1, 2):
+                raise TilusTypeError(f"a grid has no {x.kind}({x.axis})")
+        elif not isinstance(x, (Value, Const)):
+            raise TilusTypeError(f"an operand must be an expression, not {describe(x)}")
 
 
 def is_finite(value: Number) -> bool:

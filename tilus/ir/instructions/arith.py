@@ -194,7 +194,7 @@ class Sigmoid(Unary, opcode="sigmoid"):
     """1 / (1 + exp(-x))."""
 
     def compute(self, x: Array) -> Array:
-        return np.reciprocal(1 + np.exp(-x))
+        return np.reciprocal(np.add(1, np.exp(-x)))
 
 
 class Round(Unary, opcode="round"):

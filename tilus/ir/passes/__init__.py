@@ -5,6 +5,7 @@ from tilus.ir.passes.dead_code import dead_code
 from tilus.ir.passes.driver import Form, Pass, Report, ir_pass, run_passes
 from tilus.ir.passes.infer_layouts import infer_layouts
 from tilus.ir.passes.insert_barriers import insert_barriers
+from tilus.ir.passes.report import Decision, decisions
 from tilus.ir.passes.simplify import simplify
 from tilus.ir.passes.vectorize import vectorize
 from tilus.ir.program import Function
@@ -33,4 +34,14 @@ def lower(
     return run_passes(f, machine, PIPELINE, after=after, report=report)
 
 
-__all__ = ["PIPELINE", "Form", "Pass", "Report", "ir_pass", "lower", "run_passes"]
+__all__ = [
+    "PIPELINE",
+    "Decision",
+    "Form",
+    "Pass",
+    "Report",
+    "decisions",
+    "ir_pass",
+    "lower",
+    "run_passes",
+]

@@ -1,0 +1,31 @@
+"""Kernels that run and check themselves; `python -m examples` runs them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Check:
+    """One run of a kernel beside its reference."""
+
+    kernel: str
+    case: str
+    error: float  # largest difference, relative to the largest value of the reference
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within what is allowed (NaN is not)."""
+        return self.error <= self.allowed
+
+
+def compare(
+    kernel: str, case: str, out: torch.Tensor, reference: torch.Tensor, allowed: float
+) -> Check:
+    """The largest difference between a result and its reference, in units of the largest value."""
+    scale = reference.double().abs().max().clamp_min(1e-30)
+    error = (out.double() - reference.double()).abs().max() / scale
+    return Check(kernel, case, float(error), allowed)
