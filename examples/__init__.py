@@ -21,6 +21,11 @@ class Check:
         """Whether the difference is within what is allowed (NaN is not)."""
         return self.error <= self.allowed
 
+    @property
+    def rank(self) -> float:
+        """For finding the worst of several: the error, NaN above everything."""
+        return self.error if self.error == self.error else float("inf")
+
 
 def compare(
     kernel: str, case: str, out: torch.Tensor, reference: torch.Tensor, allowed: float

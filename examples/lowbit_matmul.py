@@ -8,6 +8,7 @@ between threads, whatever the width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -86,9 +87,11 @@ def run(m: int, n: int, k: int, dtype: DType, group: int) -> Check:
 
 
 def main() -> Iterator[Check]:
-    """Every type of 1 to 8 bits; then a ragged number of rows and smaller and larger groups."""
-    for dtype in NARROW_TYPES:
-        if dtype not in (tilus.e8m0, tilus.bool_):  # scales and truths, not weights
-            yield run(16, 64, 64, dtype, 64)
+    """Every type of 1 to 8 bits, the worst of each width; then more rows, and a ragged number."""
+    for bits in range(1, 9):
+        types = [t for t in NARROW_TYPES if t.bits == bits]
+        types = [t for t in types if t not in (tilus.e8m0, tilus.bool_)]  # no weights
+        worst = max((run(16, 64, 64, t, 64) for t in types), key=lambda c: c.rank)
+        yield replace(worst, case=f"16x64x64 {', '.join(map(str, types))}")
     yield run(64, 64, 64, tilus.u4, 64)
     yield run(19, 128, 256, tilus.i3, 128)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Where each family of names lives; the first module that offers a name has it.
-_SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors", "tilus.options")
+_SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors")
 _PACKAGES = ("codegen", "dtypes", "errors", "ir", "kernels", "lang", "layouts", "options", "runtime", "tensor")
 
 if TYPE_CHECKING:

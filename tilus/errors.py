@@ -19,6 +19,17 @@ import linecache
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+__all__ = [
+    "TilusError",
+    "TilusIndexError",
+    "TilusNameError",
+    "TilusNotImplementedError",
+    "TilusSyntaxError",
+    "TilusTypeError",
+    "TilusValueError",
+    "Trap",
+]
+
 MAX_DIAGNOSTICS = 10
 
 

@@ -43,6 +43,8 @@ _TORCH: dict[DType, torch.dtype] = {
 _FROM_TORCH = {there: here for here, there in _TORCH.items()}
 _SHOWN = 6  # elements in a repr
 
+__all__ = ["Tensor"]
+
 
 def to_torch(dtype: DType) -> torch.dtype | None:
     """The torch type with the same codes, or None where torch has none."""
