@@ -3,7 +3,8 @@
 ``test_laws.py`` tries every one of them; ``test_mutations.py`` shows that they catch mistakes.
 """
 
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
+from math import prod
 
 import pytest
 from hypothesis import strategies as st
@@ -14,17 +15,23 @@ from tests.layouts.strategies import (
     factorisation,
     holders,
     layouts,
+    layouts_of,
     mapping,
     meaning,
     owners,
+    padded_accesses,
     partners,
+    prime_factors,
     primitives,
     recipes,
     respelled,
     ser,
     shared_layouts,
+    shared_recipes,
     small,
     stored,
+    tiny_shared,
+    warp_accesses,
 )
 from tilus.layouts import ConversionKind, Layout, LayoutError, SharedLayout, draw
 
@@ -124,8 +131,18 @@ def division_undoes_the_product(f, g):
     assert g.rank < h.rank or q == g
 
 
+@law(small(), partners())
+def division_is_sound(f, pair):
+    """Only g itself divides f * g, of all layouts with its shape and its threads."""
+    g, other = pair
+    q = tl.divide_right(f * g, other)
+    assert (q is None) == (g != other) and (q is None or q * other == f * g)
+    q = tl.divide_left(g * f, other)
+    assert (q is None) == (g != other) and (q is None or other * q == g * f)
+
+
 @law(small(), small())
-def division_is_sound(h, g):
+def division_finds_products_only(h, g):
     q = tl.divide_right(h, g)
     assert q is None or q * g == h
     q = tl.divide_left(h, g)
@@ -167,16 +184,25 @@ def reshape_keeps_row_major_order(sizes, data):
         return tuple(tuple(sizes[a:b]) for a, b in pairwise(bounds))
 
     def made(modes):
-        return Layout(tl.local(*map(_prod, modes)).shape, modes, order[:cut], order[cut:])
+        return Layout(tl.local(*map(prod, modes)).shape, modes, order[:cut], order[cut:])
 
     f, g = made(grouped()), made(grouped())
     assert tl.reshape(f, g.shape) == g
     assert tl.reshape(g, f.shape) == f
 
 
-@law(layouts(), st.data())
+@law(st.integers(1, 64), st.data())
+def reshape_of_a_primitive_is_one(size, data):
+    old, new = data.draw(factorisation(size)), data.draw(factorisation(size))
+    for primitive in (tl.local, tl.spatial):
+        assert tl.reshape(primitive(*old), new) == primitive(*new)
+
+
+@law(layouts() | layouts(1, (2, 3), max_modes=4), st.data())
 def reshape_is_sound(f, data):
-    shape = tuple(data.draw(factorisation(f.size)))
+    primes = data.draw(st.permutations(prime_factors(f.size)))
+    bounds = [0, *sorted(data.draw(st.lists(st.integers(0, len(primes)), max_size=2))), len(primes)]
+    shape = tuple(prod(primes[a:b]) for a, b in pairwise(bounds))
     try:
         g = tl.reshape(f, shape)
     except LayoutError as error:
@@ -268,7 +294,7 @@ def slice_is_there_exactly_when_all_keep_the_same_slots(f, data):
 # -- ownership and conversion ------------------------------------------------------------------
 
 
-@law(partners())
+@law(partners() | partners((2, 3)))
 def owns_compares_the_owners(pair):
     a, b = pair
     of_a = owners(a)
@@ -310,20 +336,22 @@ def powers_of_two_convert_by_terms(pair, warp):
 # -- memory ------------------------------------------------------------------------------------
 
 
-@law(shared_layouts())
-def shared_layout_is_the_definition(shared):
-    flat = [size for factors in shared.modes for size in factors]
+@law(shared_recipes())
+def shared_layout_is_the_definition(recipe):
+    shared = SharedLayout(*recipe)
+    shape, modes, strides, swizzle = recipe
     offsets = {}
-    for digits in product(*map(range, flat)):
+    for digits in product(*[range(size) for factors in modes for size in factors]):
         rest, index = list(digits), []
-        for factors in shared.modes:
+        for factors in modes:
             index.append(ser(rest[: len(factors)], factors))
             rest = rest[len(factors) :]
-        x = sum(d * stride for d, stride in zip(digits, shared.strides, strict=True))
-        if shared.swizzle:
-            bits, base, shift = shared.swizzle
+        x = sum(d * stride for d, stride in zip(digits, strides, strict=True))
+        if swizzle:
+            bits, base, shift = swizzle
             x ^= x >> shift & ((1 << bits) - 1 << base)
         offsets[tuple(index)] = x
+    assert shared.shape == shape
     assert {index: shared.offset(index) for index in offsets} == offsets
     assert max(offsets.values()) < shared.cosize
     assert shared.is_injective == (len(set(offsets.values())) == shared.size)
@@ -344,11 +372,11 @@ def shared_operations_keep_the_offsets(shared, count, data):
             assert ring.offset((k, *index)) == k * stage + offset
 
 
-@law(shared_layouts(), st.data())
-def shared_layouts_are_equal_as_mappings(shared, data):
-    other = data.draw(shared_layouts(shared.shape))
-    same = all(shared.offset(i) == other.offset(i) for i in tl.local(*shared.shape).indices())
-    assert (shared == other) == same and (not same or hash(shared) == hash(other))
+@law(st.lists(tiny_shared(), max_size=8))
+def shared_layouts_are_equal_as_mappings(tiles):
+    for a, b in combinations(tiles, 2):
+        same = all(a.offset(i) == b.offset(i) for i in tl.local(*a.shape).indices())
+        assert (a == b) == same and (not same or hash(a) == hash(b))
 
 
 @law(stored(), st.sampled_from((1, 3, 4, 8, 16, 32)))
@@ -359,11 +387,20 @@ def vector_width_is_sound(pair, bits):
 
 
 @law(stored(POWERS), st.sampled_from((1, 4, 8, 16, 32)), st.sampled_from((4, 16, 64)))
-def vector_width_is_the_largest_for_powers_of_two(pair, bits, most):
+def vector_width_is_the_largest(pair, bits, most):
     f, shared = pair
     widths = [w for w in (2**k for k in range(10)) if 8 <= w * bits <= 8 * most]
     expected = max((w for w in widths if moves(f, shared, w)), default=1)
     assert tl.vector_width(f, shared, bits, max_bytes=most) == expected
+
+
+@law(layouts_of(12), st.permutations((2, 2, 3)), st.integers(1, 3))
+def vector_width_is_sound_where_sizes_cross(f, primes, count):
+    """Twelve elements in registers, and in memory in modes that do not divide those."""
+    modes = (*primes[: count - 1], prod(primes[count - 1 :]))
+    for strides in product((1, 2, 3, 4, 8), repeat=count):
+        shared = SharedLayout((12,), (modes,), strides)
+        assert moves(f, shared, tl.vector_width(f, shared, 8))
 
 
 def moves(f, shared, width):
@@ -426,7 +463,7 @@ def counted_conflicts(f, shared, bits, width):
     return worst
 
 
-@law(stored(), st.sampled_from((4, 8, 16, 32, 64)))
+@law(stored() | padded_accesses(), st.sampled_from((4, 8, 16, 32, 64)))
 def bank_conflicts_are_counted(pair, bits):
     f, shared = pair
     width = tl.vector_width(f, shared, bits)
@@ -438,15 +475,17 @@ def bank_conflicts_are_proved(pair, bits):
     bank_conflicts_are_counted(pair, bits)
 
 
-@law(stored(POWERS), st.sampled_from((8, 16, 32)))
-def a_found_swizzle_is_no_worse(pair, bits):
-    f, shared = pair
-    plain = shared.with_swizzle(None)
-    found = tl.find_swizzle(shared, [f], bits)
-    width = tl.vector_width(f, plain, bits)
+@law(warp_accesses(), st.sampled_from((8, 16, 32)))
+def a_found_swizzle_is_no_worse(case, bits):
+    plain, *accesses = case
+    found = tl.find_swizzle(plain, accesses, bits)
     assert found.with_swizzle(None) == plain
-    assert tl.vector_width(f, found, bits) == width
-    before, after = (tl.bank_conflicts(f, tile, bits, width) for tile in (plain, found))
+    widths = [tl.vector_width(f, plain, bits) for f in accesses]
+    assert [tl.vector_width(f, found, bits) for f in accesses] == widths
+    before, after = (
+        sum(counted_conflicts(f, tile, bits, n) for f, n in zip(accesses, widths, strict=True))
+        for tile in (plain, found)
+    )
     assert after <= before and (after < before or found == plain)
 
 
@@ -491,7 +530,7 @@ def conversion_is_composition(pair):
         assert found.source(t, s) == (number % src.num_threads, number // src.num_threads)
 
 
-@law(shared_layouts(sizes=POWERS, padded=False))
+@law(recipes(sizes=POWERS).flatmap(lambda recipe: shared_layouts(recipe[0], padded=False)))
 def shared_matrix_has_the_same_offsets(shared):
     matrix = tl.shared_to_linear(shared)
     assert matrix is not None
@@ -533,13 +572,6 @@ def table_shows_every_element(f):
         for _, places in sorted(holders(f).items())
     ]
     assert shown == expected
-
-
-def _prod(sizes):
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 __all__ = ["LAWS", "SharedLayout", "counted_conflicts"]

@@ -152,9 +152,23 @@ def factorisation(draw, size):
 
 
 @st.composite
+def layouts_of(draw, size):
+    """Layouts of one dimension of the given size, its primes in any order, none replicated."""
+    primes = draw(st.permutations(prime_factors(size)))
+    order = draw(st.permutations(range(len(primes))))
+    cut = draw(st.integers(0, len(primes)))
+    return Layout((size,), (tuple(primes),), order[:cut], order[cut:])
+
+
+@st.composite
 def partners(draw, sizes=SIZES):
     """Two layouts of one shape on one number of threads, often of sizes that do not divide."""
     f = draw(layouts(sizes=sizes))
+    if draw(st.integers(0, 2)) == 0:  # every thread holds everything, in some order
+        modes = tuple(tuple(draw(st.permutations(prime_factors(n)))) for n in f.shape)
+        order = draw(st.permutations(range(sum(map(len, modes)))))
+        f = Layout(f.shape, modes, (-f.num_threads,), order)
+        assume(f.num_threads * f.num_slots <= LIMIT)
     primes = [[] for _ in f.shape]
     for dim, extent in enumerate(f.shape):
         primes[dim] = draw(st.permutations(prime_factors(extent)))
@@ -205,11 +219,10 @@ def swizzles(draw):
 
 
 @st.composite
-def shared_layouts(draw, shape=None, sizes=SIZES, padded=True):
-    """Shared layouts: modes in any order, sometimes padded, sometimes swizzled; injective."""
+def shared_recipes(draw, shape=None, padded=True):
+    """(shape, modes, strides, swizzle): modes in any order, sometimes padded; injective."""
     if shape is None:
-        recipe = draw(recipes(sizes=sizes, replicas=False))
-        shape, modes = recipe[:2]
+        shape, modes = draw(recipes(replicas=False))[:2]
     else:
         modes = tuple(tuple(draw(st.permutations(prime_factors(extent)))) for extent in shape)
     flat = [size for factors in modes for size in factors]
@@ -219,15 +232,78 @@ def shared_layouts(draw, shape=None, sizes=SIZES, padded=True):
         if padded and draw(st.integers(0, 4)) == 0:
             step += draw(st.sampled_from((1, 2, 4, 8)))
         strides[mode] = step
-        step = (flat[mode] - 1) * step + step
-    return SharedLayout(shape, modes, tuple(strides), draw(swizzles()))
+        step *= flat[mode]
+    return shape, modes, tuple(strides), draw(swizzles())
+
+
+def shared_layouts(shape=None, padded=True):
+    """Shared layouts of any kind."""
+    return shared_recipes(shape, padded).map(lambda recipe: SharedLayout(*recipe))
+
+
+@st.composite
+def shared_by_rows(draw, shape):
+    """Row-major, rows or more padded, sometimes swizzled: what kernels mostly use."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step = step * extent + draw(st.sampled_from((0, 0, 0, 1, 2, 4, 8)))
+    return SharedLayout.strided(shape, strides[::-1]).with_swizzle(draw(swizzles()))
 
 
 @st.composite
 def stored(draw, sizes=SIZES):
-    """A register layout and a shared layout of one shape."""
-    f = draw(layouts(sizes=sizes))
+    """A register layout, often with a vector along the last dimension, and where it is stored."""
+    f = draw(layouts(sizes=sizes, max_modes=4))
+    if f.rank:
+        f = f * local(*[1] * (f.rank - 1), draw(st.sampled_from((1, 2, 4, 8, 16))))
+    assume(f.num_threads * f.num_slots <= LIMIT)
+    powers = sizes is POWERS
     if draw(st.booleans()):
-        return f, draw(shared_layouts(f.shape, padded=sizes is SIZES))
-    order = draw(st.sampled_from([SharedLayout.row_major, SharedLayout.column_major]))
-    return f, order(*f.shape).with_swizzle(draw(swizzles()))
+        return f, draw(shared_by_rows(f.shape))
+    if draw(st.booleans()):
+        return f, draw(shared_layouts(f.shape, padded=not powers))
+    return f, SharedLayout.column_major(*f.shape).with_swizzle(draw(swizzles()))
+
+
+def tiny_shared():
+    """Shared layouts of four elements: many of them are equal, in many spellings."""
+    modes, small = st.sampled_from((((4,),), ((2, 2),), ((1, 4),))), st.integers(0, 2)
+    swizzle = st.builds(Swizzle, small, st.integers(0, 1), st.integers(1, 2))
+    return modes.flatmap(
+        lambda m: st.builds(
+            SharedLayout,
+            st.just((4,)),
+            st.just(m),
+            st.tuples(*[st.integers(1, 6)] * len(m[0])),
+            st.none() | swizzle,
+        )
+    )
+
+
+@st.composite
+def warp_accesses(draw):
+    """A row-major tile of powers of two, and two ways in which a warp covers it."""
+    rows, columns = (2 ** draw(st.integers(3, 6)) for _ in range(2))
+
+    def access():
+        vector = 2 ** draw(st.integers(0, 2))
+        down = min(rows, 2 ** draw(st.integers(0, 5)))
+        across = min(32 // down, columns // vector)
+        lanes = draw(st.sampled_from([spatial, column_spatial]))(down, across)
+        rest = local(rows // down, columns // vector // across)
+        return rest * lanes * local(1, vector)
+
+    return SharedLayout.row_major(rows, columns), access(), access()
+
+
+def padded_accesses():
+    """A way in which a warp covers a row-major tile, and that tile with padded rows."""
+    return st.builds(
+        lambda case, pad: (
+            case[1],
+            SharedLayout.strided(case[0].shape, (case[0].shape[1] + pad, 1)),
+        ),
+        warp_accesses(),
+        st.sampled_from((4, 8, 12)),
+    )

@@ -68,7 +68,6 @@ def vector_width(
     layout: Layout,
     memory: Memory,
     bits: int,
-    *,
     max_bytes: int = 16,
     alignment: int | None = None,
 ) -> int:

@@ -7,7 +7,7 @@ spatial(8,4)*local(1,2)`` (the accumulator of ``mma.m16n8k16``: 16x8, 32 threads
     divide_right(c, local(1, 2))      local(2,1)*spatial(8,4)          what surrounds the pairs
     divide_left(c, local(2, 1))       spatial(8,4)*local(1,2)          what is repeated twice
     permute(c, (1, 0))                the transposed tile, same threads and slots
-    reshape(c, (2, 8, 8))             local(2,1,1)*spatial(1,8,4)*local(1,1,2)
+    reshape(c, (2, 8, 8))             spatial(1,8,4)*local(2,1,2)
     reduce(c, 1)                      local(2)*spatial(8)*replicated(4): four lanes share a row sum
     slice_(c, (8, 0), (8, 8))         spatial(8,4)*local(1,2), from slots 2 and 3
 
@@ -78,7 +78,7 @@ def divide_left(h: Layout, f: Layout) -> Layout | None:
     spatial(4)
     """
     shape = _quotient_shape(h, f)
-    if shape is None or h.num_threads % f.num_threads or h.num_slots % f.num_slots:
+    if shape is None:
         return None
     spatial = cut(h.spatial_digits, h.num_threads // f.num_threads)
     locals_ = cut(h.local_digits, h.num_slots // f.num_slots)
@@ -197,8 +197,8 @@ def _unflatten(digit: Digit, shape: Sequence[int]) -> list[Digit] | None:
         top = low * shape[dim]
         if digit.size > 1 and digit.stride < top:
             inner = min(digit.size, top // digit.stride)
-            if digit.stride % low or top % (digit.stride * inner) or digit.size % inner:
-                return None
+            if digit.size % inner or (digit.size > inner and top % digit.stride):
+                return None  # the boundary falls inside it
             pieces.append(Digit(inner, dim, digit.stride // low))
             digit, _ = digit.split(inner)
         low = top

@@ -56,7 +56,7 @@ def bank_conflicts(
     lanes = max(1, warp_size * bank_bits // max(bank_bits, width * bits))
     proved = None
     if warp_size % lanes == 0:
-        proved = conflict_degree(layout, shared, bits, width, lanes, banks, bank_bytes)
+        proved = conflict_degree(layout, shared, bits, lanes, banks, bank_bytes)
     if proved is not None:
         return proved
     return max(

@@ -220,7 +220,6 @@ def conflict_degree(
     layout: Layout,
     shared: SharedLayout,
     bits: int,
-    vector: int,
     lanes: int,
     banks: int,
     bank_bytes: int,
@@ -229,24 +228,22 @@ def conflict_degree(
 
     The words that a group of lanes touches form a coset of a linear space of some dimension r, and
     their banks one of dimension b; so each bank that is hit at all is hit in ``2^(r-b)`` words,
-    whatever the group of lanes and the slots: the proof needs no case but the first.
+    whatever the group of lanes and the slots: the proof needs no case but the first.  Only the
+    first word of a lane counts, as the others of an aligned access lie in the banks beside it.
 
     >>> from tilus.layouts import *
     >>> tile, read = SharedLayout.row_major(8, 64), spatial(8, 1) * local(1, 64)
-    >>> conflict_degree(read, tile, 16, 8, 8, 32, 4)
+    >>> conflict_degree(read, tile, 16, 8, 32, 4)
     8
-    >>> conflict_degree(read, tile.with_swizzle(Swizzle(3, 3, 3)), 16, 8, 8, 32, 4)
+    >>> conflict_degree(read, tile.with_swizzle(Swizzle(3, 3, 3)), 16, 8, 32, 4)
     1
     """
-    sizes = (bits, vector, lanes, banks, bank_bytes)
+    sizes = (bits, lanes, banks, bank_bytes)
     offsets = shared_to_linear(shared) if is_linear(layout) else None
     if offsets is None or not all(map(_is_power, sizes)):
         return None
-    linear = to_linear(layout)
-    low = (*linear.threads.columns[: _log2(lanes)], *linear.slots.columns[: _log2(vector)])
-    word_bits = 8 * bank_bytes
-    touched = [offsets(column) * bits // word_bits for column in low]
-    touched += [1 << bit for bit in range(_log2(max(1, bits // word_bits)))]
+    low = to_linear(layout).threads.columns[: _log2(lanes)]
+    touched = [offsets(column) * bits // (8 * bank_bytes) for column in low]
     return 1 << len(_echelon(touched)) - len(_echelon([word & banks - 1 for word in touched]))
 
 
