@@ -36,8 +36,9 @@ laws: $(STAMP) ## try each algebraic law on 10,000 random examples
 bench: $(STAMP) ## run the benchmarks
 	@if [ -e benchmarks/__main__.py ]; then $(PY) -m benchmarks; else echo "There are no benchmarks yet."; fi
 
-structure: $(STAMP) ## rewrite docs/structure.md from the modules' docstrings
+structure: $(STAMP) ## rewrite docs/structure.md and docs/instructions.md from the code
 	@$(PY) docs/structure.py
+	@$(PY) docs/instructions.py
 
 clean: ## remove .venv and everything else that was built
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,73 @@
+"""The `tilus` command: `layout` draws, `compile` shows every stage of a kernel, `info` reports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from tilus import __version__
+from tilus.cli import compile as compile_
+from tilus.cli import info, layout
+from tilus.cli.common import Parser, UsageError, show_error
+from tilus.errors import TilusError
+from tilus.options import options
+
+EXAMPLES = """\
+examples:
+  tilus layout "local(2,1)*spatial(8,4)*local(1,2)"
+  tilus compile kernels.py::scale -D BLOCK=256 --after infer_layouts
+  tilus info
+
+`tilus COMMAND --help` explains a command.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = Parser(
+        prog="tilus",
+        description="A compiler and virtual machine for low-precision kernels.",
+        epilog=EXAMPLES,
+    )
+    top.add_argument("--version", action="version", version=f"tilus {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for command in (layout, compile_, info):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 1 for a faulty kernel, 2 for a faulty command line."""
+    top = parser()
+    try:
+        args = top.parse_args(argv)
+        if not hasattr(args, "run"):
+            top.print_help()
+            return 0
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UsageError as e:
+        print(f"tilus: {e}", file=sys.stderr)
+        return 2
+    except TilusError as e:
+        if _full_traceback():
+            traceback.print_exc()
+        else:
+            show_error(e)
+        return 1
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _full_traceback() -> bool:
+    try:
+        return options.full_traceback
+    except TilusError:
+        return False
