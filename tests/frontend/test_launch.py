@@ -186,6 +186,55 @@ def test_a_kernel_inlines_another():
     assert x.tolist() == [3.0] * 4
 
 
+def first_block():
+    return tilus.block_idx() == 0
+
+
+def corner(size):
+    return tilus.block_idx() * size
+
+
+class Config:
+    size = 4
+
+    @property
+    def first(self):
+        return tilus.block_idx() == 0
+
+    def number(self):
+        return 5.0 if self.size == tilus.cdiv(8, 2) and first_block() else 6.0
+
+
+CONFIG = Config()
+
+
+@tilus.jit
+def plain_helpers(x: ptr[f32]):
+    number = CONFIG.number()
+    if first_block():
+        number = number + 10.0
+    X = tilus.global_view(x, f32, (8,))
+    tilus.store_global(X, tilus.full(f32, 4, number), corner(4))
+
+
+def test_helpers_that_use_the_language_are_inlined():
+    x = torch.zeros(8)
+    plain_helpers[2](x, num_warps=1)
+    assert x.tolist() == [15.0] * 4 + [6.0] * 4
+
+
+@tilus.jit
+def reads_property(x: ptr[f32]):
+    tilus.zeros(f32, 4 if CONFIG.first else 2)
+
+
+def test_kernel_code_never_runs_as_ordinary_python():
+    with pytest.raises(TilusTypeError, match="this runs kernel code as ordinary Python"):
+        reads_property.trace({})
+    with pytest.raises(TilusTypeError, match="can only be used inside a kernel"):
+        first_block()
+
+
 @tilus.jit
 def divides(x: ptr[i32], n: i32):
     tilus.store_global(tilus.global_view(x, i32, (1,)), tilus.full(i32, 1, 10 // n), 0)

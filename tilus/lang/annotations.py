@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 from types import FunctionType
 from typing import Any
@@ -45,9 +44,12 @@ class Names(dict[str, Any]):
         return vars(builtins)[name]
 
 
-def annotation_of(fn: FunctionType, parameter: ast.arg) -> Any:
+def annotation_of(fn: FunctionType, name: str) -> Any:
     """What a parameter's annotation stands for; a string if its names are not known here."""
-    value = fn.__annotations__.get(parameter.arg)
+    try:
+        value = fn.__annotations__.get(name)
+    except NameError as e:  # Python 3.14 evaluates annotations only now
+        return str(e.name)
     for _ in range(2):  # `from __future__ import annotations` may wrap a string once more
         if isinstance(value, str):
             try:

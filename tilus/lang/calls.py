@@ -1,8 +1,9 @@
 """Calls: the functions of the kernel language, Python's built-ins, host functions, inlining.
 
 A call whose arguments are all compile-time values runs as ordinary Python, while the kernel is
-translated (once or a few times). A function of the user's that gets a run-time value, and every
-function marked `@tilus.jit`, is inlined: its own body is translated in place of the call.
+translated (once or a few times). A function of the user's that gets a run-time value or uses the
+kernel language, and every function marked `@tilus.jit`, is inlined: its own body is translated in
+place of the call.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from tilus.ir.builder import emit
 from tilus.ir.expr import Expr, describe
 from tilus.ir.instructions.debug import Breakpoint
 from tilus.ir.types import PointerType
-from tilus.lang import operators, ops
+from tilus.lang import native, operators, ops
 from tilus.lang.annotations import annotation_of, constexpr
 from tilus.lang.builtin import ON_RUNTIME, on_runtime
 from tilus.lang.expressions import Expressions
 from tilus.lang.frame import Flow, host_error
+from tilus.lang.native import UsesKernel
 from tilus.lang.unsupported import BUILTINS, INSTEAD, MUTATORS
 from tilus.lang.values import Binding, has_runtime, is_number, is_scalar, is_tile, name_type
 
 MAX_DEPTH = 64
-JIT_HELP = "if this is kernel code, decorate the function with @tilus.jit so that it is inlined"
 
 
 class Calls(Expressions):
@@ -101,12 +102,19 @@ class Calls(Expressions):
     def on_host(self, node: ast.Call, fn: Any, args: list[Any], keywords: dict[str, Any]) -> Any:
         """Run a function as ordinary Python, now."""
         try:
-            return self.constant(fn(*args, **keywords), self.source.text(node))
+            return self.constant(native.run(fn, *args, **keywords), self.source.text(node))
+        except UsesKernel:
+            if isinstance(fn, FunctionType):
+                return self.inline(node, fn, args, keywords)
+            raise TilusTypeError(
+                f"{describe(fn)} runs kernel code as ordinary Python",
+                self.span(node),
+                help="call a function instead, or write a comprehension",
+            ) from None
         except (TilusError, RecursionError):
             raise
         except Exception as e:
-            help = JIT_HELP if isinstance(fn, FunctionType) else None
-            raise host_error(e, self.span(node), help) from e
+            raise host_error(e, self.span(node)) from e
 
     def check_allowed(self, node: ast.Call, fn: Any) -> None:
         """Raise for built-ins and methods that mean something only while Python itself runs."""
@@ -176,7 +184,7 @@ class Calls(Expressions):
             if isinstance(value, tuple) and self.node.args.vararg is p:
                 value = tuple(self.constant(x, p.arg) for x in value)
             elif p.annotation is not None and self.node.args.kwarg is not p:
-                wanted = annotation_of(self.fn, p)
+                wanted = annotation_of(self.fn, p.arg)
                 value = self.typed(value, wanted, f"`{p.arg}` of `{self.fn.__name__}`", span)
             self.env[p.arg] = Binding(value, span)
             if not _is_simple(value):

@@ -15,6 +15,7 @@ from tilus.ir.expr import Expr, Value
 from tilus.ir.types import GlobalType, PointerType, SharedType, TileType
 from tilus.lang import operators, ops
 from tilus.lang.frame import Frame, host_error
+from tilus.lang.native import compute
 from tilus.lang.subscripts import subscript
 from tilus.lang.values import Elements, Range, has_runtime, is_number, is_tile, name_type
 
@@ -196,7 +197,7 @@ class Expressions(Frame):
                     "`in` works on compile-time values only",
                     help="compare with each element: `x == 1 or x == 2`",
                 )
-            return self.native(lambda: (a in b) == isinstance(op, ast.In))
+            return self.native(compute, lambda: (a in b) == isinstance(op, ast.In))
         return self.native(operators.binary, COMPARE[type(op)], a, b)
 
     def _NamedExpr(self, node: ast.NamedExpr) -> Any:
@@ -235,7 +236,7 @@ class Expressions(Frame):
             )
         with at(self.span(node)):
             try:
-                return [self.constant(e, "an element") for e in self.native(list, x)]
+                return [self.constant(e, "an element") for e in self.native(compute, list, x)]
             except TilusError as e:
                 e.at(self.span(node))
                 raise
@@ -267,7 +268,7 @@ class Expressions(Frame):
                 out.update(more)
             else:
                 k = self.hashable((self.expr(key),))[0]
-                self.native(hash, k)
+                self.native(compute, hash, k)
                 out[k] = self.expr(value)
         return out
 
@@ -284,8 +285,10 @@ class Expressions(Frame):
             )
         spec = self.expr(node.format_spec) if node.format_spec else ""
         convert: dict[int, Callable[[Any], Any]] = {115: str, 114: repr, 97: ascii}
-        shown = self.native(convert[node.conversion], x) if node.conversion in convert else x
-        return str(self.native(format, shown, spec))
+        shown = (
+            self.native(compute, convert[node.conversion], x) if node.conversion in convert else x
+        )
+        return str(self.native(compute, format, shown, spec))
 
     # comprehensions
 
@@ -362,7 +365,7 @@ class Expressions(Frame):
                 self.span(node.slice),
                 help="unroll the loop with `tilus.static_range`, or keep the data in memory",
             )
-        return self.constant(self.native(lambda: x[index]), self.source.text(node))
+        return self.constant(self.native(compute, lambda: x[index]), self.source.text(node))
 
     def _Slice(self, node: ast.Slice) -> Any:
         parts = (node.lower, node.upper, node.step)
@@ -375,11 +378,13 @@ class Expressions(Frame):
         """`x.name`."""
         if not isinstance(x, Expr):
             try:
-                return self.constant(getattr(x, name), text)
-            except AttributeError as e:
+                return self.constant(self.native(compute, getattr, x, name), text)
+            except TilusError as e:
+                if not isinstance(e.__cause__, AttributeError):
+                    raise
                 close = difflib.get_close_matches(name, dir(x), n=1)
                 help = f"did you mean `{close[0]}`?" if close else None
-                raise TilusNameError(str(e), help=help) from e
+                raise TilusNameError(str(e.__cause__), help=help) from e.__cause__
         known: dict[str, Callable[[], Any]] = {"dtype": lambda: x.dtype}
         if isinstance(x.type, (TileType, SharedType)):
             shape = x.type.shape

@@ -30,7 +30,7 @@ from tilus.ir.expr import Apply, Expr, GridIndex, Value, walk
 from tilus.ir.program import If, Yield, definitions
 from tilus.lang import source as sources
 from tilus.lang.liveness import Liveness, Names, assigned
-from tilus.lang.unsupported import unsupported
+from tilus.lang.unsupported import BUILTINS, unsupported
 from tilus.lang.values import (
     Binding,
     Conflict,
@@ -172,7 +172,7 @@ class Frame:
         names = self.fn.__globals__
         value = _global(names, name)
         if value is _ABSENT:
-            known = [*self.env, *self.locals, *names, *vars(builtins)]
+            known = [*self.env, *self.locals, *names, *(vars(builtins).keys() - BUILTINS)]
             close = difflib.get_close_matches(name, known, n=1)
             help = f"did you mean `{close[0]}`?" if close else None
             raise TilusNameError(f"`{name}` is not defined", self.span(node), help=help)

@@ -15,6 +15,7 @@ from tilus.lang import source
 from tilus.lang.frame import Trace
 from tilus.lang.launch import Launcher, hidden
 from tilus.lang.loops import Translator
+from tilus.lang.native import check_kernel
 from tilus.lang.signature import Parameter, Role, Signature, read_signature
 from tilus.lang.values import Binding
 
@@ -47,7 +48,8 @@ class JitFunction(Launcher):
         return self._signature
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Refuse: a kernel runs on a grid."""
+        """Refuse: a kernel runs on a grid. (In a kernel, the call is inlined.)"""
+        check_kernel()
         raise TilusTypeError(
             f"the kernel `{self.__name__}` is called without a grid",
             help=f"launch it: {self.__name__}[grid](...)",

@@ -354,8 +354,8 @@ class Translator(Statements):
             binding = self.env.get(name)
             if binding is None or not binding.present:
                 if name not in loop.late:
-                    why = binding.value.message if binding is not None else "unset"
-                    loop.pending[name] = Conflict(f"unset on one path ({why})")
+                    gone = binding.value if binding is not None else None
+                    loop.pending[name] = Conflict("without a value on one path", missing=gone)
                 elif kind in loop.exits:
                     loop.pending[name] = Dropped()
                 else:

@@ -44,6 +44,7 @@ from tilus.ir.instructions.matrix import Dot
 from tilus.ir.instructions.tiles import Full
 from tilus.ir.instructions.view import Broadcast, ExpandDims
 from tilus.ir.types import ScalarType, TileType
+from tilus.lang.native import compute
 from tilus.lang.values import has_runtime, is_number, is_scalar, is_tile, name_type
 
 # symbol: (on Python objects, scalar operation, tile instruction)
@@ -88,7 +89,7 @@ def binary(symbol: str, a: Any, b: Any) -> Any:
                 f"`{symbol}` on containers of run-time values",
                 help="compare their elements one by one",
             )
-        return on_host(a, b)
+        return compute(on_host, a, b)
     for x in (a, b):
         check_operand(symbol, x)
     if symbol == "**":
@@ -154,7 +155,7 @@ def _is_zero(x: Any) -> bool:
 def unary(symbol: str, x: Any) -> Any:
     """`-x`, `+x` or `~x`."""
     if not isinstance(x, Expr):
-        return HOST_UNARY[symbol](x)
+        return compute(HOST_UNARY[symbol], x)
     check_operand(symbol, x)
     if symbol == "+":
         if kind_of(x.dtype) == "b":
@@ -174,7 +175,7 @@ def unary(symbol: str, x: Any) -> Any:
 def absolute(x: Any) -> Any:
     """`abs(x)`."""
     if not isinstance(x, Expr):
-        return abs(x)
+        return compute(abs, x)
     check_operand("abs", x)
     return emit(Abs(x)) if is_tile(x) else scalar("abs", "abs", x)  # type: ignore[arg-type]
 
@@ -319,7 +320,7 @@ def _emitted(inst: Inst) -> Value:
 def truth(x: Any) -> Any:
     """What `if x` asks: a Python bool, or a run-time bool scalar."""
     if not isinstance(x, Expr):
-        return bool(x)
+        return compute(bool, x)
     if not isinstance(x.type, ScalarType):
         what = f"a tile ({x.type})" if is_tile(x) else f"a {x.type}"
         raise TilusTypeError(

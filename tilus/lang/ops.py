@@ -6,6 +6,7 @@ are broadcast as in NumPy. Where a Python operator exists it means the same: `a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,12 +14,13 @@ from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import TilusTypeError, TilusValueError
 from tilus.ir import expr
-from tilus.ir.builder import attribute, emit, op
+from tilus.ir.builder import attribute, emit, op, require_kernel
 from tilus.ir.expr import Const, Expr, GridIndex, Value, as_expr
 from tilus.ir.inst import Inst, born
 from tilus.ir.instructions import arith, debug, matrix, memory, reduce, sync, tiles, view
 from tilus.ir.types import TileType
 from tilus.lang import operators
+from tilus.lang.native import check_kernel
 from tilus.lang.values import Range, Unrolled, has_runtime, is_number, is_scalar, is_tile, name_type
 from tilus.layouts import Layout
 
@@ -26,10 +28,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 Operand = Expr | int | float | bool
 
 
-def kernel_function(fn: F) -> F:
+def language_function(fn: F) -> F:
     """Mark a function that takes run-time values as they are, rather than being inlined."""
     fn.__tilus_function__ = True  # type: ignore[attr-defined]
     return fn
+
+
+def kernel_function(fn: F) -> F:
+    """The same for a function that means nothing outside of kernel code."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **keywords: Any) -> Any:
+        check_kernel()
+        return fn(*args, **keywords)
+
+    return language_function(call)  # type: ignore[return-value]
 
 
 def is_kernel_function(fn: object) -> bool:
@@ -206,7 +219,7 @@ def cast(x: Operand, dtype: DType | str) -> Any:
     return expr.cast(x, element)
 
 
-@kernel_function
+@language_function
 def multiple_of(x: Operand, n: int) -> Any:
     """The integer scalar `x`, and your promise (checked by the interpreter) that `n` divides it."""
     divisor = attribute("multiple_of", "n", n, int)
@@ -219,26 +232,27 @@ def multiple_of(x: Operand, n: int) -> Any:
     return expr.multiple_of(x, divisor)
 
 
-def _axis(name: str, axis: Any) -> int:
+def _grid_index(name: str, axis: Any) -> Expr:
     value = attribute(name, "axis", axis, int)
     if value not in (0, 1, 2):
         raise TilusValueError(f"{name}: `axis` is {value}; a grid has the axes 0, 1 and 2")
-    return int(value)
+    require_kernel()
+    return GridIndex(name, value)
 
 
 @kernel_function
 def block_idx(axis: int = 0) -> Expr:
     """Which block this is, along an axis of the grid (an i32 scalar)."""
-    return GridIndex("block_idx", _axis("block_idx", axis))
+    return _grid_index("block_idx", axis)
 
 
 @kernel_function
 def grid_dim(axis: int = 0) -> Expr:
     """How many blocks there are along an axis of the grid (an i32 scalar)."""
-    return GridIndex("grid_dim", _axis("grid_dim", axis))
+    return _grid_index("grid_dim", axis)
 
 
-@kernel_function
+@language_function
 def cdiv(a: Operand, b: Operand) -> Any:
     """`a / b` rounded up, of integers that are not negative."""
     return operators.binary("//", operators.binary("+", a, operators.binary("-", b, 1)), b)
@@ -257,7 +271,7 @@ def next_power_of_2(n: int) -> int:
 # elementwise, of scalars too
 
 
-@kernel_function
+@language_function
 def abs_(x: Operand) -> Any:
     """|x| of a tile, scalar or number."""
     return operators.absolute(x)
@@ -270,13 +284,13 @@ def _extremum(name: str, a: Operand, b: Operand) -> Any:
     return operators.extremum(name, (a, b))
 
 
-@kernel_function
+@language_function
 def minimum(a: Operand, b: Operand) -> Any:
     """The smaller one, elementwise; of a number and NaN in a tile, the number."""
     return _extremum("min", a, b)
 
 
-@kernel_function
+@language_function
 def maximum(a: Operand, b: Operand) -> Any:
     """The larger one, elementwise; of a number and NaN in a tile, the number."""
     return _extremum("max", a, b)
@@ -364,7 +378,7 @@ scan = instruction(reduce.Scan)
 # loops
 
 
-@kernel_function
+@language_function
 def range_(
     start: Any, stop: Any = None, step: Any = 1, *, unroll: int = 1, stages: int = 1
 ) -> Range:
@@ -388,7 +402,7 @@ def make_range(start: Any, stop: Any, step: Any, unroll: int = 1, stages: int = 
     return Range(start, stop, step, unroll, stages)
 
 
-@kernel_function
+@language_function
 def static_range(start: Any, stop: Any = None, step: Any = 1) -> Unrolled:
     """`range` for a `for` that is unrolled while the kernel is translated."""
     if stop is None:

@@ -114,7 +114,7 @@ def read_signature(fn: FunctionType) -> Signature:
                 source.span(extra),
                 help="name each parameter, or pass a tuple as one constexpr parameter",
             )
-    if node.returns is not None and fn.__annotations__.get("return") not in (None, "None"):
+    if node.returns is not None and annotation_of(fn, "return") is not None:
         raise TilusTypeError(
             "a kernel returns nothing",
             source.span(node.returns),
@@ -142,7 +142,7 @@ def _role(fn: FunctionType, p: ast.arg, span: Span) -> tuple[Role, DType | None]
         raise TilusTypeError(f"`{p.arg}` is an option of the launch: rename the parameter", span)
     if p.annotation is None:
         raise TilusTypeError(f"the parameter `{p.arg}` has no annotation", span, help=ROLES_HELP)
-    said = annotation_of(fn, p)
+    said = annotation_of(fn, p.arg)
     if isinstance(said, PointerType):
         return Role.POINTER, said.dtype
     if isinstance(said, DType):

@@ -169,7 +169,7 @@ class Statements(Calls):
             a.flow = self.block(then)
         with self.path() as b:
             b.flow = self.block(orelse)
-        self.join(cond, a, b, self.live.after[s], self.head(s), "if")
+        self.join(cond, a, b, self.live.after[s], self.head(s), "`if`")
         return Flow.NEXT if a.reached or b.reached else Flow.DEAD
 
     def returning(self, s: ast.If, cond: Expr, rest: list[ast.stmt]) -> Flow:
@@ -178,11 +178,13 @@ class Statements(Calls):
         for body in (s.body, s.orelse):
             with self.path(runtime=False) as p:
                 p.flow = self.block([*body, *rest])
-                value = self.returned if p.flow is Flow.RETURN else None
-                self.env = {VALUE: Binding(value, self.returned_at)}
+                found: tuple[Any, Span | None] = (None, self.head(s))
+                if p.flow is Flow.RETURN:
+                    found = (self.returned, self.returned_at)
+                self.env = {VALUE: Binding(*found)}
             paths.append(p)
         a, b = paths
-        self.join(cond, a, b, frozenset(), self.head(s), "if")
+        self.join(cond, a, b, frozenset(), self.head(s), "`if`")
         if not a.reached and not b.reached:
             return Flow.DEAD
         binding = self.env.pop(VALUE)

@@ -187,6 +187,7 @@ class Conflict(Shape):
 
     why: str
     help: str | None = None
+    missing: Missing | None = None  # of a variable that had no value on one path already
 
 
 def fixed(x: Any) -> Shape:
@@ -225,7 +226,10 @@ def meet(shape: Shape, x: Any) -> Shape:
                 shape.kind,
                 len(shape.items),
             ):
-                return Conflict(f"{_count(shape)} on one path and {name_type(x)} on the other")
+                return Conflict(
+                    f"{_count(shape)} on one path and {name_type(x)} on the other",
+                    "a sequence keeps its length at run time; `tilus.static_range` unrolls a loop",
+                )
             items = tuple(map(meet, shape.items, x))
             for i in items:
                 if isinstance(i, Conflict):
@@ -367,6 +371,8 @@ def rebuild(shape: Shape, parts: Iterator[Any]) -> Any:
 
 def conflicting(name: str, c: Conflict, notes: list[tuple[Span, str]]) -> Missing:
     """A variable whose paths disagree."""
+    if c.missing is not None:
+        return c.missing
     return Missing(
         f"`{name}` is {c.why}",
         tuple(notes),
