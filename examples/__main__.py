@@ -20,9 +20,7 @@ def main() -> int:
     table = Table(title="tilus examples, interpreted", title_justify="left")
     for heading in ("kernel", "case", "max error", "allowed", ""):
         right = heading in ("max error", "allowed")
-        table.add_column(
-            heading, justify="right" if right else "left", no_wrap=heading != "case"
-        )
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "case")
     failures = count = 0
     start = time.perf_counter()
     for module in sorted(m.name for m in pkgutil.iter_modules(examples.__path__)):

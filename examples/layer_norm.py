@@ -22,6 +22,7 @@ def layer_norm(
     eps: f32,
     COLUMNS: tilus.constexpr,  # at least `columns`
 ):
+    """Normalise, scale and shift one row."""
     row = tilus.block_idx(0)
     X = tilus.global_view(x, f16, (rows, columns))
     t = tilus.cast(tilus.load_global(X, (row, 0), (COLUMNS,)), f32)

@@ -34,6 +34,7 @@ def lowbit_matmul(
     GROUP: tilus.constexpr,  # rows of weights that share a scale
     BM: tilus.constexpr,
 ):
+    """One tile of the product, a tile of weights at a time."""
     BK, BN = weights.elements.shape
     bm = tilus.block_idx(0) * BM
     tile_n = tilus.block_idx(1)

@@ -23,6 +23,7 @@ def matmul(
     BN: tilus.constexpr,
     BK: tilus.constexpr,
 ):
+    """One tile of the product, staged through shared memory."""
     bm = tilus.block_idx(0) * BM
     bn = tilus.block_idx(1) * BN
     A = tilus.global_view(a, f16, (m, k))

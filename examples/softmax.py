@@ -20,6 +20,7 @@ def softmax(
     ROWS: tilus.constexpr,
     COLUMNS: tilus.constexpr,  # at least `columns`
 ):
+    """Softmax of ROWS rows."""
     row = tilus.block_idx(0) * ROWS
     X = tilus.global_view(x, f32, (rows, columns))
     t = tilus.load_global(X, (row, 0), (ROWS, COLUMNS), other=float("-inf"))

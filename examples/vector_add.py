@@ -19,6 +19,7 @@ def vector_add(
     n: i32,
     BLOCK: tilus.constexpr,
 ):
+    """Add BLOCK elements."""
     start = tilus.block_idx(0) * BLOCK
     x = tilus.load_global(tilus.global_view(a, f32, (n,)), (start,), (BLOCK,))
     y = tilus.load_global(tilus.global_view(b, f32, (n,)), (start,), (BLOCK,))

@@ -104,7 +104,8 @@ def pytest_testnodedown(node, error):
 
 def _is_full_run(config) -> bool:
     option = config.option
-    narrowed = option.keyword or option.deselect or option.ignore or option.ignore_glob or getattr(option, "lf", False)
+    ignored = option.deselect or option.ignore or option.ignore_glob
+    narrowed = option.keyword or ignored or getattr(option, "lf", False)
     return (
         config.args_source is pytest.Config.ArgsSource.TESTPATHS
         and option.markexpr in ("", "not gpu")

@@ -8,7 +8,7 @@
 
     scale[(tilus.cdiv(n, 256),)](x, n, 3, BLOCK=256)
 
-Names are loaded when they are first used, so that `import tilus.layouts` needs neither torch nor NumPy.
+Names are loaded when they are first used: `import tilus.layouts` needs neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Where each family of names lives; the first module that offers a name has it.
-_SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors")
-_PACKAGES = ("codegen", "dtypes", "errors", "ir", "kernels", "lang", "layouts", "options", "runtime", "tensor")
+_SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors", "tilus.kernels")
+_PACKAGES = "codegen dtypes errors ir kernels lang layouts options runtime tensor".split()
 
 if TYPE_CHECKING:
     from tilus.dtypes import *  # noqa: F403

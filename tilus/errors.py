@@ -74,8 +74,12 @@ class Diagnostic:
             marks = [(self.span, "^", "")]
             marks += [(s, "-", f" {text}") for s, text in self.notes if s != self.span]
             width = max(len(str(s.line)) for s, _, _ in marks)
+            shown: tuple[str, int] | None = None
             for span, char, text in sorted(marks, key=lambda m: (m[0].file, m[0].line, m[0].col)):
-                out += _underlined(span, char, text, width, other_file=span.file != self.span.file)
+                lines = _underlined(span, char, text, width, other_file=span.file != self.span.file)
+                again = shown == (span.file, span.line)  # its line has been shown just now
+                out += list(lines)[-1:] if again else lines
+                shown = (span.file, span.line)
         if self.help:
             out.append(f"{'':>{width}} = help: {self.help}")
         return "\n".join(out)

@@ -92,9 +92,11 @@ class Options:
     """All options. Each is named as its variable is, without `TILUS_` and in lower case."""
 
     interpret = _flag("Run kernels in the interpreter, where `breakpoint()` works.")
-    verify = _choice("once", "each", doc="Verify a program before the first pass, or after each.")
+    verify = _choice("once", "each", doc="Verify at both ends, or after each pass too.")
     stop_after = _count("Stop after this many passes, to find the one that breaks a program.")
-    dump = _folder("Write the IR after each pass into this folder, as `NN_name.tir`.")
+    dump = _folder("Write the IR after each pass into this folder, as `KERNEL/NN_name.tir`.")
+    cache_dir = _folder("Keep compiled kernels in this folder instead of `~/.cache/tilus`.")
+    always_compile = _flag("Compile kernels again even if the cache has them.")
     full_traceback = _flag("Show the frames of tilus itself in the traceback of an error.")
 
     @contextmanager

@@ -78,7 +78,8 @@ def test_specialised_on_divisibility_and_one():
         add_number[1](x, n)
     found = [f for f, _ in add_number._lowered.values()]
     assert len(found) == 3
-    assert [p.divisible for f in found for p in f.params if p.value.name == "n"] == [1, 16, 1]
+    params = [p for kernel in found for p in kernel.function.params]
+    assert [p.divisible for p in params if p.value.name == "n"] == [1, 16, 1]
     add_number[1](x[1:], 3)
     assert len(add_number._lowered) == 4
     add_number[1](x, 3, BLOCK=8)

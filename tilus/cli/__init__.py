@@ -1,4 +1,4 @@
-"""The `tilus` command: `layout` draws, `compile` shows every stage of a kernel, `info` reports."""
+"""The `tilus` command: `layout` draws, `compile` shows stages, `bench` measures, `info` tells."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 from tilus import __version__
+from tilus.cli import bench, info, layout
 from tilus.cli import compile as compile_
-from tilus.cli import info, layout
 from tilus.cli.common import Parser, UsageError, show_error
 from tilus.errors import TilusError
 from tilus.options import options
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"tilus {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (layout, compile_, info):
+    for command in (layout, compile_, bench, info):
         command.add(commands)
     return top
 

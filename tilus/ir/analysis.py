@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.ir.expr import Apply, Const, Expr, GridIndex, Value, apply, kind_of
+from tilus.ir.expr import walk as walk_expr
 from tilus.ir.program import For, Function, Let, walk
 
 I32_MAX = (1 << 31) - 1
@@ -50,6 +51,7 @@ class Analysis:
     def __init__(self, f: Function) -> None:
         self.of_value: dict[Value, Facts] = {}
         self.lets: dict[Value, Expr] = {}
+        self.extents: dict[Value, Expr] = {}  # of loops, by their index
         for p in f.params:
             if kind_of(p.value.dtype) == "i":
                 known = anything(p.value.dtype)
@@ -67,6 +69,7 @@ class Analysis:
 
     def loop(self, s: For) -> None:
         """Learn from a loop's extent."""
+        self.extents[s.index] = s.extent
         self.of_value[s.index] = Facts(0, max(0, self.facts(s.extent).high - 1))
 
     def facts(self, e: Expr) -> Facts:
@@ -82,10 +85,13 @@ class Analysis:
         assert isinstance(e, Apply)
         if kind_of(e.dtype) == "f" or any(kind_of(a.dtype) == "f" for a in e.args):
             return anything(e.dtype)
-        exact = _transfer(e.op, [self.facts(a) for a in e.args])
-        if exact is None:
-            return anything(e.dtype)
         limits = anything(e.dtype)
+        known = [self.facts(a) for a in e.args]
+        if e.op == "cast" and e.dtype == dtypes.bool_:  # != 0
+            return limits if known[0].low <= 0 <= known[0].high else Facts(1, 1)
+        exact = _transfer(e.op, known)
+        if exact is None:
+            return limits
         if limits.low <= exact.low and exact.high <= limits.high:
             return exact
         return Facts(limits.low, limits.high, exact.divisor & -exact.divisor)
@@ -101,6 +107,11 @@ class Analysis:
         while isinstance(e, Value) and e in self.lets:
             e = self.lets[e]
         return e
+
+    def inputs(self, e: Expr) -> set[Value]:
+        """The values an expression is computed from, `let`s unfolded."""
+        found = (self.unfolded(x) for x in walk_expr(e) if isinstance(x, Value))
+        return {v for x in found for v in ((x,) if isinstance(x, Value) else self.inputs(x))}
 
     def linear(self, e: Expr) -> tuple[dict[Expr, int], int]:
         """An integer expression as {term: factor} and a constant, modulo wrap-around."""
@@ -121,6 +132,50 @@ class Analysis:
             return self.linear(e.args[0])
         return {e: 1}, 0
 
+    def is_inside(self, offset: Expr, length: int, extent: Expr) -> bool:
+        """Whether [offset, offset + length) certainly lies in [0, extent).
+
+        The extent is taken to be exact: no view is larger than its index type can say.
+        """
+        (a, x), (b, y) = self.linear(extent), self.linear(offset)
+        room = {k: a.get(k, 0) - b.get(k, 0) for k in a | b}
+        return self._is_not_negative(b, y) and self._is_not_negative(room, x - y - length)
+
+    def _is_not_negative(self, terms: dict[Expr, int], constant: int, depth: int = 8) -> bool:
+        """Whether a sum of terms is certainly at least 0.
+
+        A term that counts against it is replaced by the largest value it can have: a block's index
+        by the grid's extent - 1, a loop's index by the loop's extent - 1, x // n by x / n.
+        """
+        terms = {k: v for k, v in terms.items() if v}
+        worst = constant
+        for k, v in terms.items():
+            known = self.facts(k)
+            worst += v * (known.low if v > 0 else known.high)
+        if worst >= 0:
+            return True
+        if depth == 0:
+            return False
+        for k, v in terms.items():
+            if v > 0:
+                continue
+            rest = {t: n for t, n in terms.items() if t != k}
+            if isinstance(k, GridIndex) and k.kind == "block_idx":
+                bound: Expr = GridIndex("grid_dim", k.axis)
+                return self._is_not_negative(
+                    *_plus(rest, constant - v, v, ({bound: 1}, 0)), depth - 1
+                )
+            if isinstance(k, Value) and k in self.extents:
+                extent = self.linear(self.extents[k])
+                return self._is_not_negative(*_plus(rest, constant - v, v, extent), depth - 1)
+            n = k.args[1] if isinstance(k, Apply) and k.op == "floordiv" else None
+            if isinstance(n, Const) and int(n.value) > 0 and v % int(n.value) == 0:
+                assert isinstance(k, Apply)
+                whole = self.linear(k.args[0])
+                factor = v // int(n.value)
+                return self._is_not_negative(*_plus(rest, constant, factor, whole), depth - 1)
+        return False
+
     def can_trap(self, e: Expr) -> bool:
         """Whether evaluating it may divide by zero, shift too far or break a promise."""
         if not isinstance(e, Apply):
@@ -138,6 +193,16 @@ class Analysis:
         if e.op == "multiple_of" and not self.facts(e.args[0]).is_multiple_of(_const(e.args[1])):
             return True
         return any(self.can_trap(a) for a in e.args)
+
+
+def _plus(
+    terms: dict[Expr, int], constant: int, factor: int, more: tuple[dict[Expr, int], int]
+) -> tuple[dict[Expr, int], int]:
+    """A sum with `factor` times another one added."""
+    out = dict(terms)
+    for k, v in more[0].items():
+        out[k] = out.get(k, 0) + factor * v
+    return out, constant + factor * more[1]
 
 
 def _const(e: Expr) -> int:

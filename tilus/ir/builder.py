@@ -19,9 +19,9 @@ import numpy as np
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import Span, TilusError, TilusTypeError
-from tilus.ir.expr import Const, Expr, Value, as_expr, describe
+from tilus.ir.expr import Expr, Value, as_expr, describe
 from tilus.ir.inst import Inst, Role
-from tilus.ir.program import Assign, Let, Seq, Stmt
+from tilus.ir.program import Assign, Let, Seq, Stmt, same_attribute
 
 P = ParamSpec("P")
 
@@ -67,15 +67,20 @@ def here() -> Span | None:
     return _place.get()[0]
 
 
-def append(stmt: Stmt) -> None:
-    """Add a statement to the current block."""
+def require_kernel() -> Block:
+    """The current block; raises unless a program is being built."""
     block = _block.get()
     if block is None:
         raise TilusTypeError(
             "an instruction can only be used inside a kernel",
             help="write the call in a function decorated with @tilus.jit",
         )
-    block.stmts.append(stmt)
+    return block
+
+
+def append(stmt: Stmt) -> None:
+    """Add a statement to the current block."""
+    require_kernel().stmts.append(stmt)
 
 
 def emit(inst: Inst) -> Value | None:
@@ -142,6 +147,16 @@ def make(cls: type[Inst], args: Sequence[Any], kwargs: dict[str, Any]) -> Inst:
         raise TilusTypeError(f"{cls.opcode}: missing {', '.join(missing) or e}") from None
 
 
+def check_fields(inst: Inst) -> None:
+    """Raise unless each field holds what its type says, as `make` would have made it."""
+    roles, hints = inst.roles(), inst.hints()
+    for name, role in roles.items():
+        have = getattr(inst, name)
+        need = _coerce(inst.opcode, name, have, role, hints[name])
+        if not same_attribute(have, need):
+            raise TilusTypeError(f"{inst.opcode}: `{name}` is {have!r}; it must be {need!r}")
+
+
 def _is_required(f: Any) -> bool:
     return f.default is MISSING and f.default_factory is MISSING
 
@@ -191,8 +206,6 @@ def attribute(opcode: str, name: str, value: Any, hint: Any) -> Any:
         if value is None:
             return None
         (hint,) = (h for h in get_args(hint) if h is not type(None))
-    if isinstance(value, Const):  # a compile-time number that went through an expression
-        value = value.value
     if isinstance(value, Expr):
         raise TilusTypeError(
             f"{opcode}: `{name}` must be known at compile time, not a run-time {value.type}",

@@ -12,7 +12,6 @@ widen; signed with unsigned, and int with float, are errors that ask for a cast.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -259,7 +258,7 @@ def apply(op: str, *operands: Expr | Number, fold: bool = True) -> Expr:
     if len(operands) != spec.arity:
         raise TilusTypeError(f"{op} takes {spec.arity} operands, not {len(operands)}")
     if op == "multiple_of":
-        return multiple_of(*operands, fold=fold)
+        return multiple_of(operands[0], operands[1], fold)
     if op == "select":
         cond, *rest = operands
         test = as_expr(cond)
@@ -409,24 +408,20 @@ def substitute(e: Expr, replace: Callable[[Value], Expr]) -> Expr:
 
 def check(e: Expr) -> None:
     """Raise unless `e` is an expression that the functions above make."""
-    for x in walk(e):
-        if isinstance(x, Apply):
-            if x.op == "cast" and len(x.args) == 1:
-                made = cast(x.args[0], x.dtype, fold=False)
-            elif x.op in OPS:
-                made = apply(x.op, *x.args, fold=False)
-            else:
-                raise TilusTypeError(f"no scalar operation is named {x.op!r}")
-            if made != x:
-                types = ", ".join(str(a.type) for a in x.args)
-                raise TilusTypeError(f"{x.op} of {types} does not make {x.type}")
-        elif isinstance(x, GridIndex):
-            if x.kind not in ("block_idx", "grid_dim") or x.axis not in (0, 1, 2):
-                raise TilusTypeError(f"a grid has no {x.kind}({x.axis})")
-        elif not isinstance(x, (Value, Const)):
-            raise TilusTypeError(f"an operand must be an expression, not {describe(x)}")
-
-
-def is_finite(value: Number) -> bool:
-    """Whether a constant is neither infinite nor NaN."""
-    return math.isfinite(value)
+    for part in children(e):
+        check(part)
+    if isinstance(e, Apply):
+        if e.op == "cast" and len(e.args) == 1:
+            made = cast(e.args[0], e.dtype, fold=False)
+        elif e.op in OPS and e.op != "cast":
+            made = apply(e.op, *e.args, fold=False)
+        else:
+            raise TilusTypeError(f"no scalar operation {e.op!r} takes {len(e.args)} operands")
+        if made != e:
+            types = ", ".join(str(a.type) for a in e.args)
+            raise TilusTypeError(f"{e.op} of {types} does not make {e.type}")
+    elif isinstance(e, GridIndex):
+        if e.kind not in ("block_idx", "grid_dim") or e.axis not in (0, 1, 2):
+            raise TilusTypeError(f"a grid has no {e.kind}({e.axis})")
+    elif not isinstance(e, (Value, Const)):
+        raise TilusTypeError(f"an operand must be an expression, not {describe(e)}")

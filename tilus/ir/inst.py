@@ -188,6 +188,17 @@ class Inst:
                 changed[name] = new
         return replace(self, **changed) if changed else self  # type: ignore[type-var]
 
+    def with_operands(self, new: dict[str, Value]) -> Self:
+        """The same instruction with other operands, by the names `tile_operands` gives them."""
+        changed: dict[str, Any] = {}
+        for name, role in self.roles().items():
+            x = getattr(self, name)
+            if name in new:
+                changed[name] = new[name]
+            elif role in (Role.OPERANDS, Role.SCALARS) and x is not None:
+                changed[name] = tuple(new.get(f"{name}.{i}", e) for i, e in enumerate(x))
+        return replace(self, **changed)  # type: ignore[type-var]
+
     def __repr__(self) -> str:
         inner = ", ".join(f"{n}={getattr(self, n)!r}" for n in self.roles())
         return f"{self.opcode}({inner})"

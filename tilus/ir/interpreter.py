@@ -37,6 +37,8 @@ from tilus.ir.program import (
     Stmt,
     While,
     Yield,
+    definitions,
+    walk,
 )
 from tilus.ir.types import PointerType, ScalarType, TileType
 from tilus.layouts import Layout
@@ -82,9 +84,18 @@ def run(
     sizes = (*sizes, 1, 1, 1)[: max(3, len(sizes))]
     if len(sizes) > 3 or any(n < 0 for n in sizes):
         raise TilusValueError(f"`grid` is {sizes}; it has one to three extents, none negative")
-    bound = dict(args) if isinstance(args, Mapping) else _by_position(f, args)
+    for v in (v for s in walk(f.body) for v in definitions(s)):
+        if isinstance(v.type, TileType) and v.type.layout is None:
+            raise TilusTypeError(
+                f"the tile %{v.name} has no layout",
+                v.span,
+                help="run tilus.ir.passes.lower on the program first",
+            )
     regions: dict[int, Region] = {}
-    env = {p.value: _bind(p.value, p.divisible, bound, regions) for p in f.params}
+    env = {
+        p.value: _bind(p.value, p.divisible, x, regions)
+        for p, x in zip(f.params, _in_order(f, args), strict=True)
+    }
     orders: dict[tuple[int, int], Array] = {}
     count = int(np.prod(sizes))
     for number, (z, y, x) in enumerate(product(*(range(n) for n in reversed(sizes)))):
@@ -96,17 +107,24 @@ def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _by_position(f: Function, args: Sequence[Any]) -> dict[str, Any]:
+def _in_order(f: Function, args: Mapping[str, Any] | Sequence[Any]) -> Sequence[Any]:
+    """A value for each parameter."""
+    if isinstance(args, Mapping):
+        names = [p.value.name for p in f.params]
+        for n in names:
+            if n not in args:
+                raise TilusTypeError(f"no value for the parameter {n!r}")
+        for n in args:
+            if n not in names:
+                raise TilusTypeError(f"{f.name} has no parameter {n!r}")
+        return [args[n] for n in names]
     if len(args) != len(f.params):
         raise TilusTypeError(f"{f.name} takes {len(f.params)} arguments, not {len(args)}")
-    return {p.value.name: a for p, a in zip(f.params, args, strict=True)}
+    return args
 
 
-def _bind(v: Value, divisible: int, args: Mapping[str, Any], regions: dict[int, Region]) -> Any:
+def _bind(v: Value, divisible: int, x: Any, regions: dict[int, Region]) -> Any:
     """What a parameter is at run time."""
-    if v.name not in args:
-        raise TilusTypeError(f"no value for the parameter {v.name!r}")
-    x = args[v.name]
     if isinstance(v.type, PointerType):
         pointer = _pointer(v.name, x, v.type.dtype, regions)
         address = pointer.region.address + pointer.offset
@@ -133,7 +151,7 @@ def _pointer(name: str, x: Any, dtype: DType, regions: dict[int, Region]) -> Poi
         region = regions.setdefault(
             id(x), Region(name, x.data, written=np.zeros(x.data.size, bool))
         )
-        return Pointer(region, 0, x.data.size, dtype)
+        return Pointer(name, region, 0, x.data.size, dtype)
     if hasattr(x, "storage") and hasattr(x, "dtype") and isinstance(x.dtype, DType):
         x = x.storage  # tilus.Tensor
     if hasattr(x, "untyped_storage"):
@@ -146,14 +164,15 @@ def _pointer(name: str, x: Any, dtype: DType, regions: dict[int, Region]) -> Poi
             raise TilusTypeError(f"{name!r}: the array that owns the memory is not contiguous")
         flat = base.reshape(-1).view(np.uint8)
         begin, start = base.ctypes.data, x.ctypes.data
-        span = _span(x.shape, x.strides, x.itemsize)
+        low, high = _extent(x.shape, x.strides, x.itemsize)
     else:
         raise TilusTypeError(
             f"{name!r} must be memory (a NumPy array, a CPU tensor, a tilus.Tensor), "
             f"not {type(x).__name__}"
         )
     region = regions.setdefault(begin, Region(name, flat, address=begin))
-    return Pointer(region, start - begin, start - begin + span, dtype, start - begin)
+    at = start - begin
+    return Pointer(name, region, at, at + high, dtype, at + low)
 
 
 def _torch_pointer(name: str, x: Any, dtype: DType, regions: dict[int, Region]) -> Pointer:
@@ -170,15 +189,16 @@ def _torch_pointer(name: str, x: Any, dtype: DType, regions: dict[int, Region]) 
         region = regions[begin] = Region(name, data, address=begin)
     start = x.data_ptr() - begin if x.numel() else 0
     strides = [s * x.element_size() for s in x.stride()]
-    span = _span(tuple(x.shape), strides, x.element_size())
-    return Pointer(region, start, start + span, dtype, start)
+    low, high = _extent(tuple(x.shape), strides, x.element_size())
+    return Pointer(name, region, start, start + high, dtype, start + low)
 
 
-def _span(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
-    """Bytes from the first element to the end of the last."""
+def _extent(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> tuple[int, int]:
+    """The bytes an array covers, counted from its first element."""
     if any(n == 0 for n in shape):
-        return 0
-    return sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True)) + itemsize
+        return 0, 0
+    ends = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    return sum(min(0, e) for e in ends), sum(max(0, e) for e in ends) + itemsize
 
 
 class Block:
@@ -200,9 +220,9 @@ class Block:
         self.print = output
         self.result_layout: Layout = Layout((), (), (), ())
         self.span: Span | None = None
-        self._who = Who(number, np.full(count, -1, np.int32))
+        self._who = Who.at_start(number, count)
         self._orders = orders
-        self._allocated = 0
+        self._shared: dict[Inst, Region] = {}
         self._copies: list[tuple[Places, Array]] = []
         self._groups: list[list[tuple[Places, Array]]] = []
 
@@ -235,8 +255,6 @@ class Block:
                 self.env[s.var] = self.eval(s.expr)
             case Assign():
                 self.assign(s)
-            case Seq():
-                self.seq(s)
             case If():
                 values = self.region(s.then if self.eval(s.cond) else s.orelse)
                 self.env.update(zip(s.results, values, strict=True))
@@ -333,12 +351,7 @@ class Block:
         try:
             if inst.threads:
                 t = s.result.type if s.result is not None else None
-                if isinstance(t, TileType):
-                    if t.layout is None:
-                        raise TilusTypeError(
-                            f"the tile %{s.result.name if s.result else ''} has no layout",
-                            help="run tilus.ir.passes.lower on the program first",
-                        )
+                if isinstance(t, TileType) and t.layout is not None:
                     self.result_layout = t.layout
                 out = inst.interpret(self, **operands)
             else:
@@ -346,7 +359,7 @@ class Block:
         except Trap as e:
             raise self.located(e) from None
         except TilusError as e:
-            self.trap(e.first.message)
+            self.trap(e.first.message, e.first.help)
         if s.result is not None:
             self.env[s.result] = self.spread(s.result, out)
 
@@ -370,8 +383,7 @@ class Block:
             return out
         if not isinstance(out, RegisterTile):
             layout = result.type.layout
-            if layout is None:
-                raise TilusTypeError(f"the tile %{result.name} has no layout", self.span)
+            assert layout is not None
             out = RegisterTile.from_logical(np.asarray(out), result.type.dtype, layout)
         assert out.layout == result.type.layout, (out.layout, result)
         return out
@@ -382,22 +394,21 @@ class Block:
 
     # memory, for the instructions
 
-    def shared(self, nbytes: int) -> Region:
-        """New shared memory."""
-        n = self._allocated = self._allocated + 1
-        return Region(
-            f"shared memory #{n}",
-            np.zeros(nbytes, np.uint8),
-            shared=True,
-            written=np.zeros(nbytes, bool),
-        )
+    def shared(self, site: Inst, nbytes: int) -> Region:
+        """The shared memory of an allocation, uninitialised each time it is reached."""
+        region = self._shared.get(site)
+        if region is None:
+            name, data = f"shared memory #{len(self._shared) + 1}", np.zeros(nbytes, np.uint8)
+            region = self._shared[site] = Region(name, data, shared=True)
+        region.written = np.zeros(nbytes, bool)
+        return region
 
     def check_read(self, at: Places, vector: int | None) -> None:
         """Trap unless the tile may be read."""
         machine.check_bounds(at)
         machine.check_alignment(at, vector)
         where, threads = machine.spans(at)
-        at.region.check_read(where, self._who, threads)
+        at.region.check_read(where, self._who, threads, at.byte)
 
     def check_write(self, at: Places, vector: int | None, atomic: bool = False) -> None:
         """Trap unless the tile may be written; enter the write."""
@@ -405,14 +416,14 @@ class Block:
         machine.check_alignment(at, vector)
         machine.check_torn_bytes(at)
         where, threads = machine.spans(at)
-        at.region.check_write(where, self._who, threads, atomic)
+        at.region.check_write(where, self._who, threads, at.byte, atomic)
 
     def check_inside(self, at: Places) -> None:
         """Trap unless the whole tile lies inside its shared memory."""
         if not at.mask.all():
             thread, slot = (int(i) for i in np.argwhere(~at.mask)[0])
             raise Trap(
-                f"out of bounds: slot {slot} of thread {thread} lies outside {at.region.name}",
+                f"out of bounds: slot {slot} of thread {thread} lies outside {at.name}",
                 help="a tile of shared memory must lie inside it: check the offsets",
             )
 
@@ -448,8 +459,8 @@ class Block:
         key, seen = self.semaphore(sem, offsets)
         if seen != value:
             self.trap(
-                f"block {self._who.block} waits for the semaphore to be {value}; it is {seen}, and "
-                "no earlier block is left to change it",
+                f"waits for the semaphore to be {value}; it is {seen}, and no earlier block is "
+                "left to change it"
             )
         if key in self._orders:
             order = self._orders[key]
@@ -488,7 +499,7 @@ class Block:
     def located(self, e: Trap) -> Trap:
         """A fault with the kernel's line and the block."""
         d = e.first
-        if not d.message.startswith("block "):
+        if not d.message.startswith("block ("):
             d.message = f"block ({self.index_text}): {d.message}"
         e.args = (d.message,)
         d.span = d.span or self.span

@@ -16,7 +16,7 @@ which one is a write, is a race; atomic updates may meet each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -32,7 +32,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
-NOBODY, SEVERAL, ATOMIC = -1, -2, -3
+SEVERAL, ATOMIC = -1, -2
+I64_MAX = (1 << 63) - 1
 
 
 # Register tiles
@@ -112,22 +113,17 @@ class Record:
     thread: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.block = np.full(self.size, NOBODY, np.int32)
+        # Zeros cost nothing until they are touched; block 0 is nobody.
+        self.block = np.zeros(self.size, np.int32)
         self.epoch = np.zeros(self.size, np.int32)
-        self.thread = np.full(self.size, NOBODY, np.int32)
+        self.thread = np.zeros(self.size, np.int32)
 
     def unordered(self, at: Ints, who: Who, threads: Ints, atomic: bool = False) -> Bools:
         """Which of the bytes someone else touched, with nothing ordering it before `who`."""
         block, epoch, thread = self.block[at], self.epoch[at], self.thread[at]
-        same = block == who.block
         other_thread = (thread != threads) & (epoch == who.epoch)
-        if atomic:
-            other_thread &= thread != ATOMIC
-        late = epoch > who.order[np.maximum(block, 0)]
-        if atomic:
-            late &= thread != ATOMIC
-        out: Bools = np.where(same, other_thread, (block != NOBODY) & late)
-        return out
+        out: Bools = np.where(block == who.block, other_thread, epoch > who.order[block])
+        return out & (thread != ATOMIC) if atomic else out
 
     def note(self, at: Ints, who: Who, threads: Ints) -> None:
         """Enter an access; several threads at one byte become SEVERAL."""
@@ -137,13 +133,12 @@ class Record:
         if differs.any():
             self.thread[at[differs]] = SEVERAL
 
-    def note_read(self, at: Ints, who: Who, threads: Ints) -> None:
-        """Enter a read beside earlier ones of the same epoch."""
+    def note_beside(self, at: Ints, who: Who, threads: Ints) -> None:
+        """Enter an access that may meet others of its kind: a read, or an atomic update."""
         block, epoch, thread = self.block[at], self.epoch[at], self.thread[at]
         joins = (block == who.block) & (epoch == who.epoch) & (thread != threads)
-        # Readers of other blocks that nothing orders before this one stay on record.
-        keeps = (block != who.block) & (block != NOBODY) & (epoch > who.order[np.maximum(block, 0)])
-        free = ~keeps
+        # Those of other blocks that nothing orders before this one stay on record.
+        free = (block == who.block) | (epoch <= who.order[block])
         self.note(at[free], who, threads[free])
         self.thread[at[joins]] = SEVERAL
 
@@ -152,9 +147,19 @@ class Record:
 class Who:
     """The running block, as memory sees it."""
 
-    block: int
-    order: Array  # [blocks] -> the last epoch of that block known to come before
+    block: int  # counted from 1
+    order: Array  # [0, blocks] -> the last epoch of that block known to come before
     epoch: int = 1
+
+    @classmethod
+    def at_start(cls, number: int, count: int) -> Who:
+        """Block `number` of `count`, which knows of no other."""
+        order = np.full(count + 1, -1, np.int32)
+        order[0] = np.iinfo(np.int32).max  # nobody comes before everybody
+        return cls(number + 1, order)
+
+
+Label = Callable[[int], str]  # names a byte, for a message
 
 
 @dataclass
@@ -178,65 +183,82 @@ class Region:
         """`shared` or `global`."""
         return "shared" if self.shared else "global"
 
-    def check_pending(self, at: Ints, threads: Ints) -> None:
+    def check_pending(self, at: Ints, threads: Ints, label: Label) -> None:
         """Trap if any of the bytes is the destination of a copy in flight."""
         if self.pending is not None and self.pending[at].any():
             i = int(np.argmax(self.pending[at]))
             raise Trap(
-                f"thread {threads[i]} uses byte {at[i]} of {self.name} while an async copy to it "
-                "is in flight",
+                f"thread {threads[i]} uses {label(at[i])} while an async copy to it is in flight",
                 help="copy_async_commit_group, then copy_async_wait_group, before the data is used",
             )
 
-    def check_read(self, at: Ints, who: Who, threads: Ints) -> None:
-        """Trap on a read of bytes in flight, unwritten, or written by another thread unordered."""
-        self.check_pending(at, threads)
+    def check_written(self, at: Ints, threads: Ints, label: Label) -> None:
+        """Trap if nobody has written some of the bytes."""
         if self.written is not None and not self.written[at].all():
             i = int(np.argmin(self.written[at]))
-            raise Trap(
-                f"thread {threads[i]} reads byte {at[i]} of {self.name}, which nobody has written"
-            )
+            raise Trap(f"thread {threads[i]} reads {label(at[i])}, which nobody has written")
+
+    def check_read(self, at: Ints, who: Who, threads: Ints, label: Label) -> None:
+        """Trap on a read of bytes in flight, unwritten, or written by another thread unordered."""
+        self.check_pending(at, threads, label)
+        self.check_written(at, threads, label)
         bad = self.writers.unordered(at, who, threads)
         if bad.any():
-            self._race(at, threads, self.writers, bad, who, "reads", "wrote")
-        self.readers.note_read(at, who, threads)
+            self._race(at, threads, self.writers, bad, who, "reads", "wrote", label)
+        self.readers.note_beside(at, who, threads)
 
-    def check_write(self, at: Ints, who: Who, threads: Ints, atomic: bool = False) -> None:
+    def check_write(
+        self, at: Ints, who: Who, threads: Ints, label: Label, atomic: bool = False
+    ) -> None:
         """Trap on a write to bytes that others use unordered; then enter the write."""
-        self.check_pending(at, threads)
+        self.check_pending(at, threads, label)
+        if atomic:
+            self.check_written(at, threads, label)
         bad = self.writers.unordered(at, who, threads, atomic)
         if bad.any():
-            self._race(at, threads, self.writers, bad, who, "writes", "wrote")
+            self._race(at, threads, self.writers, bad, who, "writes", "wrote", label)
         bad = self.readers.unordered(at, who, threads)
         if bad.any():
-            self._race(at, threads, self.readers, bad, who, "writes", "read")
-        self.writers.note(at, who, np.full_like(threads, ATOMIC) if atomic else threads)
+            self._race(at, threads, self.readers, bad, who, "writes", "read", label)
+        if atomic:
+            self.writers.note_beside(at, who, np.full_like(threads, ATOMIC))
+        else:
+            self.writers.note(at, who, threads)
         if self.written is not None:
             self.written[at] = True
 
     def _race(
-        self, at: Ints, threads: Ints, record: Record, bad: Bools, who: Who, now: str, before: str
+        self,
+        at: Ints,
+        threads: Ints,
+        record: Record,
+        bad: Bools,
+        who: Who,
+        now: str,
+        before: str,
+        label: Label,
     ) -> None:
         i = int(np.argmax(bad))
         other, block = int(record.thread[at[i]]), int(record.block[at[i]])
         names = {SEVERAL: "several threads", ATOMIC: "an atomic update"}
         whose = names.get(other, f"thread {other}")
         if block != who.block:
-            whose += f" of block {block}"
+            whose += f" of block {block - 1}"
             fix = "blocks are ordered only through semaphore_release and semaphore_acquire"
         else:
             fix = "a barrier (tilus.sync) is missing between them"
         raise Trap(
-            f"race: thread {threads[i]} {now} byte {at[i]} of {self.name}, which {whose} {before} "
-            "with nothing to order the two",
+            f"race: thread {threads[i]} {now} {label(at[i])}, which {whose} {before} with nothing "
+            "to order the two",
             help=fix,
         )
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """A place in global memory; what it points into ends at `limit` (bytes of the region)."""
+    """A place in global memory; it may touch the bytes of the region from `start` to `limit`."""
 
+    name: str
     region: Region
     offset: int
     limit: int
@@ -269,12 +291,17 @@ class SharedTile:
 class Places:
     """Where each (thread, slot) of a tile lies in a region: first bit, and whether it exists."""
 
+    name: str
     region: Region
     bits: Ints  # [threads, slots], the element's first bit
     mask: Bools
     dtype: DType
     low: int  # bytes of the region that may be touched
     high: int
+
+    def byte(self, at: int) -> str:
+        """A byte of the region as a message names it."""
+        return f"byte {at - self.low} of {self.name}"
 
 
 def places(
@@ -284,7 +311,7 @@ def places(
 
     Its dimension i lies along dims[i]. Elements outside the extents of the view are masked.
     """
-    at: list[Any] = [np.int64(o) for o in offsets]
+    at: list[Any] = [np.int64(min(o, I64_MAX)) for o in offsets]
     for d, c in zip(dims, coordinates(layout), strict=True):
         at[d] = at[d] + c
     grid = (layout.num_threads, layout.num_slots)
@@ -294,16 +321,16 @@ def places(
     if isinstance(memory, SharedTile):
         inside = [np.clip(a, 0, e - 1) for a, e in zip(at, memory.shape, strict=True)]
         flat = shared_offset(memory.layout, inside)
-        low, high, first = 0, memory.region.data.size, 0
+        name, region = memory.region.name, memory.region
+        low, high, first = 0, region.data.size, 0
     else:
         flat = memory.offset + sum(
             (a * np.int64(s) for a, s in zip(at, memory.strides, strict=True)), np.int64(0)
         )
         p = memory.pointer
-        low, high, first = p.start, p.limit, p.offset
+        name, region, low, high, first = p.name, p.region, p.start, p.limit, p.offset
     bits = np.broadcast_to(first * 8 + flat * memory.dtype.bits, grid)
-    region = memory.region if isinstance(memory, SharedTile) else memory.pointer.region
-    return Places(region, bits, mask, memory.dtype, low, high)
+    return Places(name, region, bits, mask, memory.dtype, low, high)
 
 
 def shared_offset(layout: SharedLayout, index: Sequence[Any]) -> Any:
@@ -342,10 +369,9 @@ def check_bounds(p: Places) -> None:
     bad = p.mask & (low | high)
     if bad.any():
         thread, slot = (int(i) for i in np.argwhere(bad)[0])
-        byte = int(p.bits[thread, slot] >> 3) - p.low
+        byte = p.byte(int(p.bits[thread, slot] >> 3))
         raise Trap(
-            f"out of bounds: thread {thread} touches byte {byte} of {p.region.name}, which has "
-            f"{p.high - p.low} bytes",
+            f"out of bounds: thread {thread} touches {byte}, which has {p.high - p.low} bytes",
             help="the shape or strides of the view promise more than the memory holds",
         )
 
@@ -379,7 +405,7 @@ def check_alignment(p: Places, vector: int | None) -> None:
             thread, group = (int(i) for i in np.argwhere(torn)[0])
             raise Trap(
                 f"misaligned: the {n} elements of slots {group * n}.. of thread {thread} are not "
-                f"one run of {p.region.name}"
+                f"one run of {p.name}"
             )
 
 
@@ -424,8 +450,8 @@ def store(p: Places, codes: Array) -> None:
         i = int(np.argmax(again != codes))
         threads = np.broadcast_to(np.arange(p.mask.shape[0])[:, None], p.mask.shape)[p.mask]
         raise Trap(
-            f"race: thread {threads[i]} and another store different values to byte {bits[i] >> 3} "
-            f"of {p.region.name}"
+            f"race: thread {threads[i]} and another store different values to "
+            f"{p.byte(bits[i] >> 3)}"
         )
 
 
@@ -490,7 +516,7 @@ def check_torn_bytes(p: Places) -> None:
     if torn.any():
         i = int(np.argmax(torn))
         raise Trap(
-            f"race: threads {pairs[1, i]} and {pairs[1, i + 1]} write different bits of byte "
-            f"{pairs[0, i]} of {p.region.name}",
+            f"race: threads {pairs[1, i]} and {pairs[1, i + 1]} write different bits of "
+            f"{p.byte(pairs[0, i])}",
             help="give each thread whole bytes: runs of 8 elements always are",
         )

@@ -22,7 +22,7 @@ from tilus.dtypes import DType
 from tilus.errors import Span, TilusError, TilusNameError, TilusSyntaxError, TilusTypeError
 from tilus.ir import instructions as _registers_all  # noqa: F401
 from tilus.ir.builder import make
-from tilus.ir.expr import OPS, Const, Expr, GridIndex, Value, apply, cast, multiple_of
+from tilus.ir.expr import OPS, Const, Expr, GridIndex, Number, Value, apply, cast
 from tilus.ir.inst import REGISTRY, Inst, Role
 from tilus.ir.program import (
     Assign,
@@ -45,6 +45,12 @@ from tilus.layouts import LayoutError, parse_layout, parse_shared_layout
 Node = Any  # a lark tree, or a token
 
 SYMBOLS = {spec.symbol: op for op, spec in OPS.items() if spec.symbol and op != "neg"}
+CALLED = {op for op, spec in OPS.items() if not spec.symbol and op != "cast"} | {"neg"}
+SHOWN = {  # terminals that are patterns, as a syntax error names them
+    "VALUE": "%value", "SYMBOL": "@kernel", "ALIAS": "#layout", "NAME": "name", "WORD": "true",
+    "NUMBER": "number", "INT": "number", "STRING": "string", "ADD": "-", "MUL": "*", "CMP": "==",
+    "SHIFT": "<<",
+}  # fmt: skip
 _fresh = itertools.count()
 
 
@@ -75,6 +81,13 @@ def parse(text: str, file: str | None = None) -> Function:
     return _Reader(text, file).function(tree)
 
 
+def parse_number(text: str) -> Number:
+    """The number that its text means."""
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def _syntax_error(e: UnexpectedInput, text: str, file: str) -> TilusSyntaxError:
     lines = text.splitlines() or [""]
     if isinstance(e, UnexpectedEOF) or (isinstance(e, UnexpectedToken) and e.token.type == "$END"):
@@ -87,9 +100,7 @@ def _syntax_error(e: UnexpectedInput, text: str, file: str) -> TilusSyntaxError:
     if isinstance(e, UnexpectedCharacters):
         allowed = e.allowed or set()
     patterns = {t.name: t.pattern.value for t in _lark().terminals}
-    shown = sorted(
-        patterns.get(n, n) if n.isupper() and len(patterns.get(n, n)) < 9 else n for n in allowed
-    )
+    shown = sorted({SHOWN.get(n) or patterns.get(n, n) for n in allowed})
     hint = f"expected one of {' '.join(shown)}" if 0 < len(shown) <= 12 else None
     return TilusSyntaxError(f"unexpected {what}", span, help=hint)
 
@@ -108,10 +119,13 @@ class _Reader:
 
     def slice(self, t: Any) -> str:
         """The text a node was read from, with layout aliases spelled out."""
-        if isinstance(t, Tree) and t.data == "alias_ref":
-            return self.alias(t.children[0])
         m = t.meta if isinstance(t, Tree) else t
-        return self.text[m.start_pos : m.end_pos]
+        text, at = "", m.start_pos
+        used = t.find_data("alias_ref") if isinstance(t, Tree) else ()
+        for ref in sorted(used, key=lambda r: r.meta.start_pos):
+            text += self.text[at : ref.meta.start_pos] + self.alias(ref.children[0])
+            at = ref.meta.end_pos
+        return text + self.text[at : m.end_pos]
 
     def alias(self, token: Node) -> str:
         if token not in self.aliases:
@@ -128,6 +142,8 @@ class _Reader:
         made = []
         for p in params.children if params else ():
             token, type_, divisible = p.children
+            if divisible and int(divisible) < 1:
+                raise TilusTypeError("a divisor is at least 1", self.span(divisible))
             value = self.define(token, self.type(type_))
             made.append(Param(value, int(divisible or 1)))
         head = Span(self.file, name.line, name.column - 1, name.line, name.end_column - 1)
@@ -187,7 +203,11 @@ class _Reader:
                 return said
         elif said == derived:
             return derived
-        raise TilusTypeError(f"the result is {derived}, not {said}", self.span(tree))
+        text = f"the result is {derived}, not {said}"
+        if str(derived) == str(said):
+            had, layout = getattr(derived, "layout", None), getattr(said, "layout", None)
+            text = f"the result is laid out as {had or 'row-major'}, not as {layout or 'row-major'}"
+        raise TilusTypeError(text, self.span(tree))
 
     def _run(self, t: Node, call: Any) -> Stmt:
         inst = self.inst(call)
@@ -313,6 +333,8 @@ class _Reader:
                     self.span(arg),
                     help=f"it takes {', '.join(names)}",
                 )
+            if name in keywords:
+                raise TilusTypeError(f"{opcode}: {name!r} is given twice", self.span(arg))
             value = self.argument(expr, roles[name], hints[name])
             if keyword:
                 keywords[name] = value
@@ -352,12 +374,10 @@ class _Reader:
             return tuple(self.attribute(c, inner) for c in t.children if c is not None)
         if t.data == "string":
             return json.loads(t.children[0])
-        if t.data == "none":
-            return None
-        e = self.operand(t)
-        if not isinstance(e, Const):
-            raise TilusTypeError("an attribute must be a constant", self.span(t))
-        return e.value
+        text, suffix = self.literal(t) or ("", None)
+        if not text or suffix:
+            raise TilusTypeError("an attribute must be a plain constant", self.span(t))
+        return parse_number(text)
 
     # expressions
 
@@ -379,7 +399,7 @@ class _Reader:
             case "value":
                 return self.value(kids[0])
             case "const":
-                return self.number(str(kids[0]), kids[1])
+                return self.number(t)
             case "call":
                 return self.scalar_call(t)
             case "infix":
@@ -387,27 +407,33 @@ class _Reader:
                     SYMBOLS[str(kids[1])], self.scalar(kids[0]), self.scalar(kids[2]), fold=False
                 )
             case "prefix" if str(kids[0]) == "-":
-                if kids[1].data == "const":
-                    return self.number("-" + str(kids[1].children[0]), kids[1].children[1])
+                if self.literal(t):
+                    return self.number(t)
                 return apply("neg", self.scalar(kids[1]), fold=False)
             case "prefix":
                 return self.scalar(kids[1])
             case str() as data if data.startswith(("infix_", "prefix_")):
-                op = {"and": "and", "or": "or", "not": "not", "invert": "invert"}.get(
-                    data.split("_", 1)[1], data.split("_", 1)[1]
-                )
-                return apply(op, *map(self.scalar, kids), fold=False)
+                return apply(data.split("_", 1)[1], *map(self.scalar, kids), fold=False)
         raise TilusSyntaxError(f"`{self.slice(t)}` is not a value", self.span(t))
 
-    def number(self, text: str, suffix: Any) -> Const:
-        dtype = self.dtype(suffix) if suffix else None
-        if text.lstrip("-") in ("true", "false"):
-            return Const(text == "true", dtypes.bool_)
-        integral = text.lstrip("-").isdigit()
-        value = int(text) if integral else float(text)
-        if dtype is None:
-            dtype = dtypes.f32 if not integral else dtypes.i32
-        if dtype.is_float:
+    def literal(self, t: Node) -> tuple[str, Any] | None:
+        """The text of a number with its sign, and the type after it; None for anything else."""
+        sign, number = t.children if t.data == "prefix" else ("", t)
+        if number.data != "const" or sign == "+":
+            return None
+        text, suffix = number.children
+        return None if sign and text in ("true", "false") else (f"{sign}{text}", suffix)
+
+    def number(self, t: Node) -> Const:
+        text, suffix = self.literal(t) or ("", None)
+        value = parse_number(text)
+        if suffix:
+            dtype = self.dtype(suffix)
+        elif isinstance(value, bool):
+            dtype = dtypes.bool_
+        else:
+            dtype = dtypes.i32 if isinstance(value, int) else dtypes.f32
+        if dtype.is_float and not isinstance(value, bool):
             value = float(text)
         return Const(value, dtype)
 
@@ -426,9 +452,7 @@ class _Reader:
             ):
                 return GridIndex(str(name), int(operands[0].value))
             raise TilusTypeError(f"{name} takes an axis: 0, 1 or 2", self.span(t))
-        if name == "multiple_of" and len(operands) == 2 and isinstance(operands[1], Const):
-            return multiple_of(operands[0], int(operands[1].value), fold=False)
-        if (name in OPS and not OPS[name].symbol) or name == "neg":
+        if name in CALLED:
             return apply(str(name), *operands, fold=False)
         try:
             dtype = dtypes.dtype(str(name))

@@ -14,7 +14,7 @@ from typing import Any
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import Span
-from tilus.ir.expr import OPS, Apply, Const, Expr, GridIndex, Value
+from tilus.ir.expr import OPS, Apply, Const, Expr, GridIndex, Value, wrap
 from tilus.ir.inst import Inst, Role
 from tilus.ir.program import (
     Assign,
@@ -99,10 +99,7 @@ class _Printer:
 
     def seq(self, s: Seq, indent: str) -> Iterator[str]:
         for inner in s.stmts:
-            if isinstance(inner, Seq):
-                yield from self.seq(inner, indent)
-            else:
-                yield from self.stmt(inner, indent)
+            yield from self.stmt(inner, indent)
 
     def stmt(self, s: Stmt, indent: str) -> Iterator[str]:
         note = self.place(s.span)
@@ -208,7 +205,7 @@ class _Printer:
         if isinstance(e, GridIndex):
             return f"{e.kind}({e.axis})", ATOM
         if isinstance(e, Const):
-            text = number(e.value) + ("" if e.dtype in BARE else f":{e.dtype}")
+            text = number(e.value, e.dtype) + ("" if e.dtype in BARE else f":{e.dtype}")
             return text, UNARY if text[0] == "-" else ATOM
         assert isinstance(e, Apply)
         spec, args = OPS[e.op], e.args
@@ -224,13 +221,17 @@ class _Printer:
         return f"{self.expr(args[0], left)} {spec.symbol} {self.expr(args[1], p + 1)}", p
 
 
-def number(x: float) -> str:
-    """A number that reads back exactly: floats always show a point, an exponent, inf or nan."""
+def number(x: float, dtype: DType = dtypes.f64) -> str:
+    """A number that reads back exactly; floats show a point, an exponent, inf or nan.
+
+    A float's text is the shortest that rounds to `x` as a value of `dtype`.
+    """
     if isinstance(x, bool):
         return "true" if x else "false"
     if isinstance(x, int):
         return str(x)
-    return repr(x) if math.isfinite(x) else str(x)
+    short = str(dtype.value_dtype.type(x))
+    return short if math.isnan(x) or wrap(float(short), dtype) == x else repr(x)
 
 
 def _same(a: Any, b: Any) -> bool:

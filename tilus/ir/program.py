@@ -5,8 +5,8 @@ The whole IR (`tests/ir/test_grammar.py` parses an example of every production):
     function  ::= Function(name, params, body, num_threads)
     param     ::= Param(value: Value, divisible: int)      a scalar, or a pointer (then in bytes)
 
-    stmt      ::= Seq(stmts)
-                | Let(var, expr)                           var: a scalar Value
+    body      ::= Seq(stmts)                               so are then, orelse
+    stmt      ::= Let(var, expr)                           var: a scalar Value
                 | Assign(result | None, inst)              run an instruction
                 | If(cond, then, orelse, results)          each branch ends in Yield(values)
                 | For(index, extent, args, inits, body, results, unroll, stages)
@@ -44,9 +44,14 @@ class Stmt:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seq(Stmt):
-    """Statements in order."""
+    """Statements in order; a sequence inside a sequence is taken apart."""
 
     stmts: tuple[Stmt, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(isinstance(s, Seq) for s in self.stmts):
+            parts = (s.stmts if isinstance(s, Seq) else (s,) for s in self.stmts)
+            object.__setattr__(self, "stmts", tuple(s for part in parts for s in part))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -218,6 +223,18 @@ def uses(s: Stmt) -> Iterator[Expr]:
             yield from s.values
 
 
+def never_ends(s: Stmt) -> bool:
+    """Whether control cannot reach the statement after this one."""
+    if isinstance(s, If):
+        return all(b.stmts and leaves(b.stmts[-1]) for b in (s.then, s.orelse))
+    return isinstance(s, JUMPS)
+
+
+def leaves(s: Stmt) -> bool:
+    """Whether a branch that ends in this statement always breaks, continues or returns."""
+    return not isinstance(s, Yield) and never_ends(s)
+
+
 class _Matcher:
     """Structural equality up to renaming of values."""
 
@@ -284,7 +301,7 @@ class _Matcher:
 
     def insts(self, a: Inst, b: Inst) -> bool:
         return type(a) is type(b) and all(
-            _attributes_equal(getattr(a, n), getattr(b, n))
+            same_attribute(getattr(a, n), getattr(b, n))
             if role is Role.ATTRIBUTE
             else self.same(getattr(a, n), getattr(b, n))
             for n, role in a.roles().items()
@@ -302,10 +319,10 @@ class _Matcher:
         return a is b
 
 
-def _attributes_equal(a: Any, b: Any) -> bool:
-    """Equal, and of equal kinds: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+def same_attribute(a: Any, b: Any) -> bool:
+    """Whether two fields are equal and of one kind: 1, 1.0 and True differ; so do 0.0 and -0.0."""
     if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_attributes_equal, a, b))
+        return len(a) == len(b) and all(map(same_attribute, a, b))
     if isinstance(a, float) and isinstance(b, float):
         return repr(a) == repr(b)
     return type(a) is type(b) and bool(a == b)

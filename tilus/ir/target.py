@@ -72,6 +72,7 @@ class Target:
     name: str
     warp_size: int
     matrix: tuple[Atom, ...]
+    features: frozenset[str] = frozenset()  # of a CPU, by LLVM's names
 
     def atoms_for(self, a: DType, b: DType) -> list[Atom]:
         """Matrix instructions for these element types, best first."""
@@ -136,6 +137,27 @@ TARGETS: dict[str, Target] = {
     "generic": Target("generic", 32, _AMPERE),
     "cpu": Target("cpu", 1, ()),
 }
+
+
+_FLOATS = (dtypes.f16, dtypes.bf16, dtypes.f32)
+
+# CPU matrix instructions, best first, each with the features it needs. One thread; a holds
+# activations, b weights (the n side).
+_X86: tuple[tuple[frozenset[str], Atom], ...] = (
+    (frozenset({"avx512vnni"}), _atom("vpdpbusd.m1n16k4", [dtypes.i8], [dtypes.u8])),
+    (frozenset({"avx512vnni", "avx512vl"}), _atom("vpdpbusd.m1n8k4", [dtypes.i8], [dtypes.u8])),
+    (frozenset({"avx2"}), _atom("vpmaddwd.m1n8k2", [dtypes.i8], [dtypes.u8])),
+    (frozenset({"avx512bf16"}), _atom("vdpbf16ps.m1n16k2", [dtypes.bf16])),
+    (frozenset({"avx512f"}), _atom("fma.m1n16k1", _FLOATS)),
+    (frozenset({"avx2", "fma"}), _atom("fma.m1n8k1", _FLOATS)),
+)
+
+
+@lru_cache(maxsize=64)
+def cpu_target(features: frozenset[str]) -> Target:
+    """A CPU with these features (LLVM's names: `avx2`, `avx512vnni`, ...)."""
+    atoms = tuple(atom for needs, atom in _X86 if needs <= features)
+    return Target("cpu", 1, atoms, features)
 
 
 def target(name: str) -> Target:

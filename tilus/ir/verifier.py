@@ -8,11 +8,13 @@ threads, and every instruction's operands are laid out as it needs them.
 
 from __future__ import annotations
 
+import re
+
 from tilus.errors import Span, TilusError, TilusTypeError
-from tilus.ir.expr import Expr, Value, walk
+from tilus.ir.builder import check_fields
+from tilus.ir.expr import Expr, Value, check, walk
 from tilus.ir.inst import Layouts
 from tilus.ir.program import (
-    JUMPS,
     Assign,
     Break,
     Continue,
@@ -20,22 +22,28 @@ from tilus.ir.program import (
     Function,
     If,
     Let,
+    Param,
     Return,
     Seq,
     Stmt,
     While,
     Yield,
+    never_ends,
     uses,
 )
 from tilus.ir.target import Target
-from tilus.ir.types import ScalarType, TileType, Type
+from tilus.ir.types import PointerType, ScalarType, TileType, Type
+
+NAME = re.compile(r"[^\W\d][\w.]*")
 
 
 def verify(f: Function, target: Target | None = None) -> None:
     """Raise one `TilusTypeError` with every finding; `target` is given once tiles are laid out."""
     checker = _Verifier(f, target)
+    if not NAME.fullmatch(f.name):
+        checker.report(f"{f.name!r} is no name for a kernel", f.span)
     for p in f.params:
-        checker.define(p.value, None)
+        checker.param(p)
     if f.num_threads < 1:
         checker.report("a kernel runs on at least one thread", f.span)
     checker.region(f.body, results=None, loop=None, what="the kernel")
@@ -53,6 +61,16 @@ class _Verifier:
     def report(self, message: str, span: Span | None, help: str | None = None) -> None:
         self.errors.append(TilusTypeError(message, span, help=help))
 
+    def param(self, p: Param) -> None:
+        t, name = p.value.type, p.value.name
+        self.define(p.value, None)
+        if not isinstance(t, (ScalarType, PointerType)):
+            self.report(f"%{name} is a {t}; a kernel takes scalars and pointers", p.value.span)
+        elif p.divisible < 1:
+            self.report(f"%{name} is divisible by {p.divisible}; it takes 1 or more", p.value.span)
+        elif p.divisible > 1 and not (isinstance(t, PointerType) or t.dtype.is_integer):
+            self.report(f"%{name}, a {t}, cannot be divisible", p.value.span)
+
     def define(self, v: Value, span: Span | None) -> None:
         if v in self.defined:
             self.report(f"%{v.name} is defined twice", span or v.span)
@@ -69,6 +87,10 @@ class _Verifier:
                 )
 
     def use(self, e: Expr, span: Span | None) -> None:
+        try:
+            check(e)
+        except TilusError as error:
+            self.errors.append(error.at(span))
         for x in walk(e):
             if isinstance(x, Value) and x not in self.scope:
                 where = (
@@ -94,9 +116,8 @@ class _Verifier:
                     "this can never run: the statement before it leaves the region", inner.span
                 )
                 break
-            ended = isinstance(inner, JUMPS)
             self.statement(inner, results, loop, what)
-            ended = ended or _never_ends(inner)
+            ended = never_ends(inner)
         if not ended and results:
             self.report(
                 f"{what} must end in a yield of {len(results)} values", s.span or self.f.span
@@ -106,13 +127,10 @@ class _Verifier:
     def statement(
         self, s: Stmt, results: tuple[Value, ...] | None, loop: tuple[Value, ...] | None, what: str
     ) -> None:
-        if not isinstance(s, While):
+        if not isinstance(s, (Assign, While)):
             for e in uses(s):
                 self.use(e, s.span)
         match s:
-            case Seq():
-                for inner in s.stmts:
-                    self.statement(inner, results, loop, what)
             case Let():
                 if not isinstance(s.var.type, ScalarType) or s.var.type != s.expr.type:
                     self.report(f"%{s.var.name} is {s.var.type}, its value {s.expr.type}", s.span)
@@ -129,6 +147,8 @@ class _Verifier:
             case Yield():
                 if results is None:
                     self.report("a yield outside of any branch or loop", s.span)
+                elif not s.values:
+                    self.report("a yield of no values is left out", s.span)
                 else:
                     self.handed(s.values, results, s.span, "yield")
             case Continue() | Break():
@@ -160,42 +180,57 @@ class _Verifier:
             self.boolean(s.cond, s.span)
         self.region(s.body, s.args, s.args, "the loop's body")
         self.scope = outer
-        self.handed(s.args, s.results, s.span, "loop's result")
+        self.handed(s.args, s.results, s.span, "loop's result", same_layout=True)
         self.defines(s.results, s.span)
 
     def defines(self, values: tuple[Value, ...], span: Span | None) -> None:
         for v in values:
             self.define(v, span)
+            if not isinstance(v.type, (ScalarType, TileType)):
+                self.report(
+                    f"%{v.name} is a {v.type}; only scalars and register tiles are handed on",
+                    span,
+                    help="branches and loops may use one piece of memory at different offsets",
+                )
 
     def boolean(self, e: Expr, span: Span | None) -> None:
         if not isinstance(e.type, ScalarType) or e.dtype.name != "bool":
             self.report(f"a condition is a bool, not {e.type}", span)
 
     def handed(
-        self, values: tuple[Expr, ...], to: tuple[Value, ...], span: Span | None, what: str
+        self,
+        values: tuple[Expr, ...],
+        to: tuple[Value, ...],
+        span: Span | None,
+        what: str,
+        same_layout: bool = False,
     ) -> None:
         if len(values) != len(to):
             self.report(f"the {what} has {len(values)} values; {len(to)} are needed", span)
             return
         for e, v in zip(values, to, strict=True):
-            if not _fits(e.type, v.type, exact=self.target is not None):
+            have, need = e.type, v.type
+            if isinstance(have, TileType) and isinstance(need, TileType):
+                if self.target is None and not same_layout:  # convert_layouts will see to it
+                    have, need = have.with_layout(None), need.with_layout(None)
+            if not _fits(have, need, exact=self.target is not None):
                 detail = ""
-                if isinstance(e.type, TileType) and isinstance(v.type, TileType):
-                    detail = (
-                        f" laid out as {e.type.layout}, not {v.type.layout}"
-                        if str(e.type) == str(v.type)
-                        else ""
-                    )
+                if isinstance(have, TileType) and isinstance(need, TileType):
+                    if str(have) == str(need):
+                        detail = f" laid out as {have.layout}, not {need.layout}"
                 self.report(f"the {what} of %{v.name}, a {v.type}, is {e.type}{detail}", span)
 
     def instruction(self, s: Assign) -> None:
+        derived = s.result.type if s.result is not None else None
         try:
+            check_fields(s.inst)
+            for e in uses(s):
+                self.use(e, s.span)
             derived = s.inst.infer()
             if self.target is not None and derived is not None and s.result is not None:
                 self.layouts(s, self.target)
         except TilusError as e:
             self.errors.append(e.at(s.span))
-            derived = s.result.type if s.result is not None else None
         if s.result is None:
             return
         if derived is None or not _fits(derived, s.result.type, exact=False):
@@ -238,19 +273,3 @@ def _fits(a: Type, b: Type, exact: bool) -> bool:
             return False
         return a.layout == b.layout or (not exact and None in (a.layout, b.layout))
     return a == b
-
-
-def _never_ends(s: Stmt) -> bool:
-    """Whether control cannot reach the statement after this one."""
-    match s:
-        case If():
-            return all(_leaves(b) for b in (s.then, s.orelse))
-    return False
-
-
-def _leaves(s: Seq) -> bool:
-    """Whether a branch always leaves by break, continue or return."""
-    if not s.stmts:
-        return False
-    last = s.stmts[-1]
-    return isinstance(last, (Break, Continue, Return)) or _never_ends(last)

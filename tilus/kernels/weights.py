@@ -164,7 +164,7 @@ def weight_layout(
     elements = split[1]
     if elements.num_slots * dtype.bits % 8:
         raise TilusValueError(
-            f"`tile` {tile} gives a thread {elements.num_slots} elements of {dtype.bits} bits, which "
-            "are not whole bytes; take a larger tile"
+            f"`tile` {tile} gives a thread {elements.num_slots} elements of {dtype.bits} bits, "
+            "which are not whole bytes; take a larger tile"
         )
     return WeightLayout(dtype, elements)

@@ -13,7 +13,7 @@ from tilus.ir.program import Function, Param
 from tilus.ir.types import PointerType, ScalarType
 from tilus.lang import source
 from tilus.lang.frame import Trace
-from tilus.lang.launch import Launcher, hidden
+from tilus.lang.launch import NUM_THREADS, Launcher, hidden
 from tilus.lang.loops import Translator
 from tilus.lang.native import check_kernel
 from tilus.lang.signature import Parameter, Role, Signature, read_signature
@@ -23,7 +23,7 @@ from tilus.lang.values import Binding
 class JitFunction(Launcher):
     """A kernel: `kernel[grid](*args)` launches it, `kernel.trace(...)` gives its IR."""
 
-    def __init__(self, fn: FunctionType, num_threads: int) -> None:
+    def __init__(self, fn: FunctionType, num_threads: int | None) -> None:
         super().__init__()
         self.fn: FunctionType = fn
         self.__wrapped__: FunctionType = fn
@@ -71,7 +71,8 @@ class JitFunction(Launcher):
             divisible: what divides a scalar, or a pointer's address in bytes.
             ones: scalars that are known to be 1.
         """
-        return self.translate(constants, num_threads or self.num_threads, divisible, ones)[0]
+        count = num_threads or self.num_threads or NUM_THREADS
+        return self.translate(constants, count, divisible, ones)[0]
 
     def translate(
         self,
@@ -124,12 +125,13 @@ def jit(
     Args:
         fn: the function. `ptr[f16]` annotates a pointer, `i32` and other element types a run-time
             scalar, `constexpr` a value that is known at compile time.
-        num_warps: warps of a block unless a launch says otherwise (4).
+        num_warps: warps of a block unless a launch says otherwise. Left open, a block is one
+            thread in native CPU code and four warps elsewhere.
         num_threads: threads of a block, instead of warps.
     """
     from tilus.lang.launch import threads
 
-    count = threads(num_warps, num_threads, None)
+    count = threads(num_warps, num_threads)
 
     def wrap(f: FunctionType) -> JitFunction:
         if isinstance(f, JitFunction):

@@ -11,10 +11,13 @@ import numpy as np
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import TilusError, TilusTypeError, TilusValueError
+from tilus.ir import interpreter
+from tilus.ir.passes import lower
 from tilus.ir.program import Function
 from tilus.lang.frame import Trace
 from tilus.lang.signature import Parameter, Role, Signature
 from tilus.options import options
+from tilus.runtime.cpu import CpuKernel, compile_cpu, host_target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,8 +44,8 @@ def hidden(fn: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def threads(num_warps: int | None, num_threads: int | None, default: int | None) -> int:
-    """How many threads a block has."""
+def threads(num_warps: int | None, num_threads: int | None) -> int | None:
+    """How many threads a block is asked to have; None if that is left open."""
     if num_warps is not None and num_threads is not None:
         raise TilusTypeError(
             "`num_warps` and `num_threads` are both given", help="give one of them"
@@ -52,17 +55,17 @@ def threads(num_warps: int | None, num_threads: int | None, default: int | None)
             raise TilusValueError(f"`{name}` is {x!r}; it is an int, at least 1")
     if num_threads is not None:
         return num_threads
-    return num_warps * 32 if num_warps is not None else (default or NUM_THREADS)
+    return num_warps * 32 if num_warps is not None else None
 
 
 class Launcher:
     """What a kernel can do with arguments; `JitFunction` adds the translation."""
 
     __name__: str
-    num_threads: int
+    num_threads: int | None
 
     def __init__(self) -> None:
-        self._lowered: dict[Any, tuple[Function, Trace]] = {}
+        self._lowered: dict[Any, tuple[Any, Trace]] = {}
 
     @property
     def signature(self) -> Signature:
@@ -84,8 +87,11 @@ class Launcher:
 
         @hidden
         def launch(*args: Any, **keywords: Any) -> None:
-            """Run the kernel. TILUS_INTERPRET=1 runs it in the interpreter."""
-            self._run(grid, args, keywords)
+            """Run the kernel: as native code if a block may be one thread, else interpreted.
+
+            TILUS_INTERPRET=1 interprets it in any case.
+            """
+            self._run(grid, args, keywords, options.interpret)
 
         launch.__name__ = self.__name__
         return launch
@@ -99,26 +105,37 @@ class Launcher:
             grid: blocks along up to three axes, or a function of the arguments by name.
             keywords: further arguments, and `num_warps` or `num_threads`.
         """
-        self._run(grid, args, keywords)
+        self._run(grid, args, keywords, True)
 
-    def _run(self, grid: Grid, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        from tilus.ir.interpreter import run
-
-        count = threads(
-            keywords.pop("num_warps", None), keywords.pop("num_threads", None), self.num_threads
-        )
+    def _run(
+        self, grid: Grid, args: tuple[Any, ...], keywords: dict[str, Any], interpreted: bool
+    ) -> None:
+        asked = threads(keywords.pop("num_warps", None), keywords.pop("num_threads", None))
+        count = asked or self.num_threads
         bound = self.signature.bind(args, keywords)
         extents = resolve_grid(grid, bound, self.__name__)
-        function, values = self.specialize(bound, count)
         for p in self.signature.parameters:
-            device = getattr(values.get(p.name), "device", None)
+            device = getattr(bound.get(p.name), "device", None)
             if device is not None and getattr(device, "type", "cpu") != "cpu":
-                _fail(p, f"is on {device}; the interpreter works on CPU memory", "pass x.cpu()")
+                _fail(p, f"is on {device}; kernels run on CPU memory so far", "pass x.cpu()")
+        if interpreted or count not in (None, 1):
+            function, values = self.specialize(bound, count or NUM_THREADS, _interpretable)
+            if 0 not in extents:
+                interpreter.run(function, values, extents)
+            return
+        kernel, values = self.specialize(bound, 1, _native)
         if 0 not in extents:
-            run(function, values, extents)
+            places = [
+                _address(p, values[p.name]) if p.role is Role.POINTER else values[p.name]
+                for p in self.signature.parameters
+                if p.role is not Role.CONSTEXPR
+            ]
+            kernel.launch(places, extents)
 
-    def specialize(self, bound: dict[str, Any], count: int) -> tuple[Function, dict[str, Any]]:
-        """The lowered kernel for these arguments, and what it takes at run time."""
+    def specialize(
+        self, bound: dict[str, Any], count: int, finish: Callable[[Function], Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """What `finish` makes of the kernel for these arguments, and what it takes at run time."""
         constants: dict[str, Any] = {}
         values: dict[str, Any] = {}
         divisible: dict[str, int] = {}
@@ -138,20 +155,32 @@ class Launcher:
                         ones.add(p.name)
                     elif value % ALIGNMENT == 0:
                         divisible[p.name] = ALIGNMENT
-        return self._lower(constants, count, divisible, ones), values
+        return self._made(constants, count, divisible, ones, finish), values
 
-    def _lower(
-        self, constants: dict[str, Any], count: int, divisible: dict[str, int], ones: set[str]
-    ) -> Function:
-        from tilus.ir.passes import lower
-
+    def _made(
+        self,
+        constants: dict[str, Any],
+        count: int,
+        divisible: dict[str, int],
+        ones: set[str],
+        finish: Callable[[Function], Any],
+    ) -> Any:
         typed = tuple((n, typed_key(x)) for n, x in constants.items())
-        key = (typed, count, tuple(divisible.items()), frozenset(ones))
+        key = (finish, typed, count, tuple(divisible.items()), frozenset(ones))
         found = self._lowered.get(key)
         if found is None or not found[1].is_current():
             function, trace = self.translate(constants, count, divisible, ones)
-            found = self._lowered[key] = lower(function, "generic"), trace
+            found = self._lowered[key] = finish(function), trace
         return found[0]
+
+
+def _interpretable(f: Function) -> Function:
+    return lower(f, "generic")
+
+
+def _native(f: Function) -> CpuKernel:
+    target = host_target()
+    return compile_cpu(lower(f, target), target)
 
 
 def typed_key(x: Any) -> Any:
@@ -235,11 +264,9 @@ def _is_tensor(x: Any) -> bool:
 
 def _address(p: Parameter, x: Any) -> int:
     """Where a pointer argument's memory begins; its element type is checked."""
-    from tilus.ir.interpreter import Workspace
-
     assert p.dtype is not None
-    if isinstance(x, Workspace):
-        return 0
+    if isinstance(x, interpreter.Workspace):
+        return int(x.data.ctypes.data)
     if isinstance(x, np.ndarray):
         try:
             given: DType | None = dtypes.from_numpy(x.dtype)

@@ -7,6 +7,8 @@ rounded once; types of 8 bits and less hold data and must be cast first.
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -447,7 +449,7 @@ class Where(Elementwise, opcode="where"):
 
 
 class Fma(Elementwise, opcode="fma"):
-    """a * b + c, rounded once where the machine can (f32: through f64 here)."""
+    """a * b + c, rounded once."""
 
     a: Value
     b: Value
@@ -460,8 +462,22 @@ class Fma(Elementwise, opcode="fma"):
 
     def interpret(self, a: Array, b: Array, c: Array) -> Array:
         with np.errstate(all="ignore"):
-            wide = np.multiply(a, b, dtype=np.float64) + c
-            return wide.astype(np.float64 if a.dtype == np.float64 else np.float32)
+            if a.dtype == np.float64:
+                out: Array = np.vectorize(_fused, otypes=[np.float64])(a, b, c)
+                return out
+            return np.multiply(a, b, dtype=np.float64) + c  # exact but for the sum's last bit
+
+
+def _fused(a: float, b: float, c: float) -> float:
+    """a * b + c of f64 numbers, by exact arithmetic."""
+    plain = float(a * b + c)
+    if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
+        return plain
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    try:
+        return float(exact) if exact else plain
+    except OverflowError:
+        return math.copysign(math.inf, exact)
 
 
 class Cast(Elementwise, opcode="cast"):

@@ -26,21 +26,24 @@ def check_value(inst: Inst, name: str) -> ScalarType | TileType:
 
 
 class PrintTensor(Inst, opcode="print_tensor", effects=Effect.DEBUG, threads=True):
-    """Print a tile or a scalar, with the block it belongs to."""
+    """Print a tile or a scalar, with the block it belongs to and a message (or its name)."""
 
     x: Expr
     message: str = ""
+
+    def __post_init__(self) -> None:
+        if self.message == "":  # the name it has now, whatever passes put in its place
+            object.__setattr__(self, "message", getattr(self.x, "name", "") or "value")
 
     def infer(self) -> None:
         check_value(self, "x")
 
     def interpret(self, block: Block, x: Any) -> None:
         value = block.array(x)
-        name = self.message or getattr(self.x, "name", "") or "value"
         with np.printoptions(precision=4, linewidth=100, threshold=256):
             text = str(value)
         gap = "\n" if "\n" in text else " "
-        block.print(f"[block {block.index_text}] {name}: {self.x.type} ={gap}{text}")
+        block.print(f"[block {block.index_text}] {self.message}: {self.x.type} ={gap}{text}")
 
 
 class DeviceAssert(Inst, opcode="device_assert", effects=Effect.DEBUG, threads=True):

@@ -8,6 +8,7 @@ layouts (`tilus.ir.passes.vectorize`) unless the kernel says it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from tilus.ir.expr import Expr, Value, kind_of
 from tilus.ir.inst import Effect, Inst, Layouts, check_tile
 from tilus.ir.target import Target, default_layout
 from tilus.ir.types import GlobalType, PointerType, ScalarType, SharedType, TileType
-from tilus.layouts import Layout, SharedLayout, local, replicated
+from tilus.layouts import Layout, SharedLayout, local, permute, replicated
 
 if TYPE_CHECKING:
     from tilus.ir.interpreter import Block
@@ -94,10 +95,13 @@ def check_layout(inst: Inst, layout: Layout | None, shape: tuple[int, ...]) -> N
         )
 
 
-def check_vector(inst: Inst, vector: int | None) -> None:
-    """Raise unless the vector length is a positive power of two."""
-    if vector is not None and (vector < 1 or vector & (vector - 1)):
-        raise TilusTypeError(f"{inst.opcode}: `vector` is {vector}; it must be a power of two")
+def check_vector(inst: Inst, vector: int | None, dtype: DType) -> None:
+    """Raise unless a vector is one element, or 1, 2, 4, 8 or 16 bytes."""
+    if vector not in (None, 1) and vector * dtype.bits not in (8, 16, 32, 64, 128):
+        raise TilusTypeError(
+            f"{inst.opcode}: `vector` is {vector}: one access moves 1, 2, 4, 8 or 16 bytes, or one "
+            f"element, not {vector} of {dtype}"
+        )
 
 
 class GlobalView(Inst, opcode="global_view"):
@@ -158,7 +162,7 @@ class AllocateShared(Inst, opcode="allocate_shared", threads=True):
     def interpret(self, block: Block) -> machine.SharedTile:
         layout = self.layout or SharedLayout.row_major(*self.shape)
         nbytes = (layout.cosize * self.dtype.bits + 7) // 8
-        return machine.SharedTile(block.shared(nbytes), self.dtype, self.shape, layout)
+        return machine.SharedTile(block.shared(self, nbytes), self.dtype, self.shape, layout)
 
 
 class LoadGlobal(Inst, opcode="load_global", reads=("src",), threads=True):
@@ -177,7 +181,8 @@ class LoadGlobal(Inst, opcode="load_global", reads=("src",), threads=True):
         check_offsets(self, self.offsets, src.rank)
         check_shape(self, self.shape)
         check_layout(self, self.layout, self.shape)
-        check_vector(self, self.vector)
+        check_vector(self, self.vector, src.dtype)
+        check_other(self, src.dtype)
         tile_dims(self, self.dims, src.rank, len(self.shape))
         return TileType(src.dtype, self.shape, self.layout)
 
@@ -196,6 +201,14 @@ class LoadGlobal(Inst, opcode="load_global", reads=("src",), threads=True):
         )
 
 
+def check_other(inst: LoadGlobal, dtype: DType) -> None:
+    """Raise unless what stands outside the view is a value of the type (floats may round)."""
+    other = inst.other
+    whole = dtype.is_float or float(other).is_integer()
+    if not whole or (not dtype.is_float and not dtype.min <= other <= dtype.max):
+        raise TilusTypeError(f"{inst.opcode}: `other` is {other}, which is no value of {dtype}")
+
+
 class StoreGlobal(Inst, opcode="store_global", writes=("dst",), threads=True):
     """Write a tile, its corner at `offsets` of the view; what lies outside is left out."""
 
@@ -208,9 +221,13 @@ class StoreGlobal(Inst, opcode="store_global", writes=("dst",), threads=True):
     def infer(self) -> None:
         dst, x = check_memory(self, "dst", GlobalType), check_tile(self, "x")
         check_offsets(self, self.offsets, dst.rank)
-        check_vector(self, self.vector)
+        check_vector(self, self.vector, dst.dtype)
         tile_dims(self, self.dims, dst.rank, len(x.shape))
         check_element(self, dst.dtype, x.dtype)
+
+    def layouts(self, known: Layouts, target: Target, num_threads: int) -> Layouts:
+        assert isinstance(self.dst.type, GlobalType)
+        return stored_layout(self, known, self.dims, self.dst.type.rank, num_threads)
 
     def interpret(
         self,
@@ -223,6 +240,36 @@ class StoreGlobal(Inst, opcode="store_global", writes=("dst",), threads=True):
         at = machine.places(dst, offsets, x.layout, dims)
         block.check_write(at, self.vector)
         machine.store(at, x.codes)
+
+
+def stored_layout(
+    inst: StoreGlobal | StoreShared,
+    known: Layouts,
+    dims: tuple[int, ...] | None,
+    rank: int,
+    num_threads: int,
+    contiguous: int | None = None,
+) -> Layouts:
+    """The layout a stored tile must have: one in which no two threads share a byte.
+
+    `contiguous` is the memory dimension along which neighbours share bytes; the last by default.
+    """
+    if "x" not in known:
+        return {}
+    layout, bits = known["x"], inst.x.dtype.bits
+    along = tile_dims(inst, dims, rank, layout.rank)
+    run = rank - 1 if contiguous is None else contiguous
+    least = 8 // math.gcd(8, bits)  # elements in whole bytes
+    if least == 1 or run not in along:
+        return {"x": layout}
+    row = along.index(run)
+    torn = any(d.dim == row and d.stride % least for d in layout.spatial_digits)
+    torn |= layout.shape[row] % least > 0 and layout.num_slots < layout.size
+    if not torn:
+        return {"x": layout}
+    order = [*(d for d in range(layout.rank) if d != row), row]
+    rows = default_layout(tuple(layout.shape[d] for d in order), bits, num_threads)
+    return {"x": permute(rows, [order.index(d) for d in range(layout.rank)])}
 
 
 def check_element(inst: Inst, memory: DType, tile: DType) -> None:
@@ -250,7 +297,7 @@ class LoadShared(Inst, opcode="load_shared", reads=("src",), threads=True):
         check_shape(self, shape)
         check_inside(self, self.offsets, src, shape, self.dims)
         check_layout(self, self.layout, shape)
-        check_vector(self, self.vector)
+        check_vector(self, self.vector, src.dtype)
         return TileType(src.dtype, shape, self.layout)
 
     def default_layout(self, known: Layouts, target: Target, num_threads: int) -> Layout:
@@ -305,8 +352,15 @@ class StoreShared(Inst, opcode="store_shared", writes=("dst",), threads=True):
     def infer(self) -> None:
         dst, x = check_memory(self, "dst", SharedType), check_tile(self, "x")
         check_inside(self, self.offsets, dst, x.shape, self.dims)
-        check_vector(self, self.vector)
+        check_vector(self, self.vector, dst.dtype)
         check_element(self, dst.dtype, x.dtype)
+
+    def layouts(self, known: Layouts, target: Target, num_threads: int) -> Layouts:
+        assert isinstance(self.dst.type, SharedType)
+        memory = self.dst.type.layout or SharedLayout.row_major(*self.dst.type.shape)
+        nearest = min(memory.mode_strides, key=lambda m: m[1], default=None)
+        run = None if nearest is None else nearest[0].dim
+        return stored_layout(self, known, self.dims, len(memory.shape), num_threads, run)
 
     def interpret(
         self,
@@ -347,7 +401,7 @@ class CopyAsync(Inst, opcode="copy_async", reads=("src",), writes=("dst",), thre
         tile_dims(self, self.dims, src.rank, len(shape))
         check_inside(self, self.dst_offsets, dst, shape, self.dst_dims, "dst_offsets")
         check_layout(self, self.layout, shape)
-        check_vector(self, self.vector)
+        check_vector(self, self.vector, dst.dtype)
         check_element(self, dst.dtype, src.dtype)
 
     def tile_shape(self) -> tuple[int, ...]:

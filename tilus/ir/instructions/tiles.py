@@ -41,7 +41,7 @@ class Full(Inst, opcode="full"):
     def interpret(self, value: Any) -> Array:
         source = self.value.dtype
         one = dtypes.convert(np.array([value], source.value_dtype), source, self.dtype)
-        return np.broadcast_to(one, self.shape)
+        return np.full(self.shape, one[0])
 
 
 class Arange(Inst, opcode="arange"):
@@ -72,3 +72,29 @@ class Arange(Inst, opcode="arange"):
 
     def interpret(self) -> Array:
         return np.arange(self.start, self.stop, dtype=self.dtype.value_dtype)
+
+
+class Constant(Inst, opcode="constant"):
+    """A one-dimensional tile of numbers known at compile time: a table, say."""
+
+    dtype: DType
+    values: tuple[float, ...]
+    layout: Layout | None = None
+
+    def infer(self) -> TileType:
+        shape = (len(self.values),)
+        if not self.values:
+            raise TilusTypeError("constant: `values` is empty")
+        if self.dtype.is_integer:
+            for n in self.values:
+                if not (float(n).is_integer() and self.dtype.min <= n <= self.dtype.max):
+                    raise TilusTypeError(f"constant: {n} is not a value of {self.dtype}")
+        check_layout(self, self.layout, shape)
+        return TileType(self.dtype, shape, self.layout)
+
+    def default_layout(self, known: Layouts, target: Target, num_threads: int) -> Layout:
+        return default_layout((len(self.values),), self.dtype.bits, num_threads)
+
+    def interpret(self) -> Array:
+        exact = np.array(self.values, np.float64)
+        return dtypes.convert(exact, dtypes.f64, self.dtype)

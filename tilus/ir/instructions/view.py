@@ -39,8 +39,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class View(Inst, opcode="view", threads=True):
     """The bits each thread holds, read as elements of `dtype` spread as `layout`. Free.
 
-    Legal when both sides have as many threads and as many bits a thread, and threads that the
-    result takes for replicas are replicas in `x`.
+    `x` must have been given a layout too, since the result depends on it. Legal when both sides
+    have as many threads and as many bits a thread, and threads that the result takes for replicas
+    are replicas in `x`.
     """
 
     x: Value
@@ -50,30 +51,29 @@ class View(Inst, opcode="view", threads=True):
     def infer(self) -> TileType:
         x = check_tile(self, "x")
         have, want = x.layout, self.layout
-        if have is not None:
-            if have.num_threads != want.num_threads:
-                raise TilusTypeError(
-                    f"view: `x` is spread over {have.num_threads} threads, "
-                    f"`layout` over {want.num_threads}",
-                    notes=born(self.x),
-                )
-            bits = have.num_slots * x.dtype.bits, want.num_slots * self.dtype.bits
-            if bits[0] != bits[1]:
-                raise TilusTypeError(
-                    f"view: a thread holds {bits[0]} bits of `x` ({have.num_slots} x {x.dtype}), "
-                    f"and {bits[1]} bits of the result ({want.num_slots} x {self.dtype})",
-                    notes=born(self.x),
-                    help="give `x` a layout whose threads hold as many bits",
-                )
-            if want.is_replicated and not _replicas_agree(have, want):
-                raise TilusTypeError(
-                    "view: threads that would be replicas in the result hold different bits",
-                    notes=born(self.x),
-                )
-        elif x.size * x.dtype.bits < want.size * self.dtype.bits:
+        if have is None:
             raise TilusTypeError(
-                f"view: the result has {want.size * self.dtype.bits} bits, "
-                f"`x` only {x.size * x.dtype.bits}",
+                "view: the layout of `x` is open, and the result depends on it",
+                notes=born(self.x),
+                help="give a layout where `x` is made, or tilus.convert_layout(x, layout) first",
+            )
+        if have.num_threads != want.num_threads:
+            raise TilusTypeError(
+                f"view: `x` is spread over {have.num_threads} threads, "
+                f"`layout` over {want.num_threads}",
+                notes=born(self.x),
+            )
+        bits = have.num_slots * x.dtype.bits, want.num_slots * self.dtype.bits
+        if bits[0] != bits[1]:
+            raise TilusTypeError(
+                f"view: a thread holds {bits[0]} bits of `x` ({have.num_slots} x {x.dtype}), "
+                f"and {bits[1]} bits of the result ({want.num_slots} x {self.dtype})",
+                notes=born(self.x),
+                help="give `x` a layout whose threads hold as many bits",
+            )
+        if want.is_replicated and not _replicas_agree(have, want):
+            raise TilusTypeError(
+                "view: threads that would be replicas in the result hold different bits",
                 notes=born(self.x),
             )
         return TileType(self.dtype, want.shape, want)

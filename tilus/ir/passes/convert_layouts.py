@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilus.ir.expr import Expr, Value
 from tilus.ir.inst import Inst
 from tilus.ir.instructions.view import ConvertLayout
+from tilus.ir.passes.dead_code import dead_code
 from tilus.ir.passes.driver import Form, ir_pass
 from tilus.ir.program import (
     Assign,
@@ -51,7 +52,7 @@ def convert_layouts(f: Function, target: Target) -> Function:
       store_global(%g, %y, offsets=[0])
     }
     """
-    return _Converter(f, target).function(f)
+    return dead_code(_Converter(f, target).function(f), target)  # what was made again in vain
 
 
 class _Converter(Rewriter):
@@ -114,11 +115,11 @@ class _Converter(Rewriter):
             needs |= s.inst.layouts({"result": have["result"]}, self.target, self.f.num_threads)
         names = dict(s.inst.tile_operands())
         swap = {
-            id(v): self.convert(v, needs[name], before, s)
+            name: self.convert(v, needs[name], before, s)
             for name, v in names.items()
             if name in needs and have.get(name) != needs[name]
         }
-        inst = s.inst.map(lambda e: swap.get(id(e), e)) if swap else s.inst
+        inst = s.inst.with_operands(swap) if swap else s.inst
         s = changed(s, inst=inst)
         if s.result is None or not isinstance(s.result.type, TileType):
             return Seq((*before, s)) if before else s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from tilus.ir.analysis import Analysis
 from tilus.ir.expr import Expr, Value, walk
 from tilus.ir.inst import Effect
@@ -29,8 +31,8 @@ from tilus.ir.target import Target
 def dead_code(f: Function, target: Target) -> Function:
     """Drop instructions and `let`s whose results nobody needs, and carried values nobody reads.
 
-    Needs: a typed program. Gives: the same meaning, traps of what remains included.
-    A reading instruction counts as pure: it is dropped when its result is unused.
+    Needs: a typed program. Gives: the same meaning. A reading instruction counts as pure: it is
+    dropped, with its traps, when its result is unused; a scalar that may trap stays as a `let`.
 
     >>> from tilus.ir.parser import parse
     >>> from tilus.ir.target import target
@@ -42,25 +44,29 @@ def dead_code(f: Function, target: Target) -> Function:
     >>> print(dead_code(f, target("generic")), end="")
     kernel @k(%n: i32) threads 32 {
       let %a = %n + 1
-      print_tensor(x=%a)
+      print_tensor(x=%a, message="a")
     }
     """
-    live = _live_values(f)
-    return _Remover(f, live).function(f)
+    while (new := _Remover(f).function(f)) is not f:
+        f = new
+    return f
 
 
-def _live_values(f: Function) -> set[Value]:
-    """Values that an effect, a jump's destination or control flow needs, directly or not."""
-    facts = Analysis(f)
+def _live_values(f: Function, facts: Analysis) -> set[Value]:
+    """Values that an effect, a scalar's trap or control flow needs, directly or not."""
     needs: dict[Value, list[Value]] = {}  # value -> what it is computed from
     roots: list[Value] = []
 
     def link(v: Value, *sources: Expr) -> None:
-        needs.setdefault(v, []).extend(x for e in sources for x in walk(e) if isinstance(x, Value))
+        needs.setdefault(v, []).extend(_values_in(sources))
+
+    def need(*sources: Expr) -> None:
+        roots.extend(_values_in(sources))
 
     def visit(
         s: Stmt, results: tuple[Value, ...], loop: tuple[tuple[Value, ...], tuple[Value, ...]]
     ) -> None:
+        need(*(e for e in uses(s) if facts.can_trap(e)))
         match s:
             case Seq():
                 for inner in s.stmts:
@@ -73,14 +79,13 @@ def _live_values(f: Function) -> set[Value]:
                 if s.result is not None:
                     link(s.result, *uses(s))
                 if s.result is None or s.inst.effects & ~Effect.READ:
-                    roots.extend(x for e in uses(s) for x in walk(e) if isinstance(x, Value))
+                    need(*uses(s))
             case If():
-                roots.extend(x for x in walk(s.cond) if isinstance(x, Value))
+                need(s.cond)
                 visit(s.then, s.results, loop)
                 visit(s.orelse, s.results, loop)
             case For() | While():
-                head = s.extent if isinstance(s, For) else s.cond
-                roots.extend(x for x in walk(head) if isinstance(x, Value))
+                need(s.extent if isinstance(s, For) else s.cond)
                 for a, init in zip(s.args, s.inits, strict=True):
                     link(a, init)
                 for r, a in zip(s.results, s.args, strict=True):
@@ -104,10 +109,15 @@ def _live_values(f: Function) -> set[Value]:
     return live
 
 
+def _values_in(es: Iterable[Expr]) -> Iterator[Value]:
+    return (x for e in es for x in walk(e) if isinstance(x, Value))
+
+
 class _Remover(Rewriter):
-    def __init__(self, f: Function, live: set[Value]) -> None:
+    def __init__(self, f: Function) -> None:
         super().__init__()
-        self.live = live
+        self.facts = Analysis(f)
+        self.live = _live_values(f, self.facts)
         self.results: tuple[Value, ...] = ()
         self.loop: tuple[Value, ...] = ()
 
@@ -120,29 +130,41 @@ class _Remover(Rewriter):
                 and s.result not in self.live
                 and not s.inst.effects & ~Effect.READ
             ):
-                return Seq()
+                return self.traps(s.inst.scalars(), s)
             case If():
                 new = self.region(s, s.results, self.loop)
                 assert isinstance(new, If)
                 new = changed(new, results=self.kept(s.results))
                 empty = not new.results and not any(_matters(b) for b in (new.then, new.orelse))
-                return Seq() if empty else new
+                return self.traps([s.cond], s) if empty else new
             case For() | While():
                 new = self.region(s, s.args, s.args)
                 assert isinstance(new, (For, While))
-                inits = tuple(i for a, i in zip(s.args, s.inits, strict=True) if a in self.live)
-                if len(inits) != len(s.inits):
-                    new = changed(
-                        new, args=self.kept(s.args), inits=inits, results=self.kept(s.results)
-                    )
-                empty = isinstance(s, For) and not new.results and not _matters(new.body)
-                return Seq() if empty else new
+                inits, results = self.kept(s.inits, s.args), self.kept(s.results)
+                new = changed(new, inits=inits, args=self.kept(s.args), results=results)
+                if isinstance(s, For) and not new.results and not _matters(new.body):
+                    return self.traps([s.extent, *s.inits], s)
+                return self.after_traps(s.inits, s.args, new)
             case Yield():
                 values = self.kept(s.values, self.results)
-                return changed(s, values=values) if values else Seq()
+                left: Stmt = changed(s, values=values) if values else Seq()
+                return self.after_traps(s.values, self.results, left)
             case Continue() | Break():
-                return changed(s, values=self.kept(s.values, self.loop))
+                left = changed(s, values=self.kept(s.values, self.loop))
+                return self.after_traps(s.values, self.loop, left)
         return self.inside(s)
+
+    def traps(self, es: Iterable[Expr], s: Stmt) -> Seq:
+        """What must remain of scalars that nobody reads: those that may trap."""
+        why = s.span.because("a check kept by dead_code") if s.span else None
+        may = [e for e in es if self.facts.can_trap(e)]
+        return Seq(tuple(Let(Value(e.type, "check", s.span), e, span=why) for e in may))
+
+    def after_traps(self, values: tuple[Expr, ...], to: tuple[Value, ...], s: Stmt) -> Stmt:
+        """A statement that hands on `values`, behind the traps of those it no longer does."""
+        dead = [e for e, v in zip(values, to, strict=True) if v not in self.live]
+        checks = self.traps(dead, s)
+        return Seq((*checks.stmts, s)) if checks.stmts else s
 
     def region(self, s: Stmt, results: tuple[Value, ...], loop: tuple[Value, ...]) -> Stmt:
         saved = self.results, self.loop

@@ -46,5 +46,7 @@ def decisions(f: Function, target: Target) -> list[Decision]:
             memory = next(v for n, v in inst.operands() if n in (*inst.reads, *inst.writes))
             nbits = vector * memory.dtype.bits
             size = f"{nbits // 8} bytes" if nbits % 8 == 0 else f"{nbits} bits"
-            found.append(Decision("access", f"{inst.opcode} of %{memory.name}, {size} each", s.span))
+            found.append(
+                Decision("access", f"{inst.opcode} of %{memory.name}, {size} each", s.span)
+            )
     return found

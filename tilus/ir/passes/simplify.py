@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from tilus import dtypes
-from tilus.errors import TilusError
+from tilus.errors import Span, TilusError
 from tilus.ir.analysis import Analysis
 from tilus.ir.expr import Apply, Const, Expr, Value, apply, cast, kind_of
+from tilus.ir.instructions.view import ConvertLayout
 from tilus.ir.passes.driver import Form, ir_pass
 from tilus.ir.program import (
-    Break,
-    Continue,
+    Assign,
     For,
     Function,
     If,
     Let,
-    Return,
     Seq,
     Stmt,
     While,
     Yield,
+    never_ends,
 )
 from tilus.ir.rewrite import Rewriter
 from tilus.ir.target import Target
+from tilus.ir.types import TileType
 
 # Integer and bool identities; x, y, z stand for anything, c for a constant.
 RULES = (
@@ -90,12 +91,19 @@ class Rule:
     pattern: Pattern
     result: Pattern
 
-    def apply(self, e: Apply) -> Expr | None:
-        """What the rule makes of an expression; None where it does not match."""
+    def match(self, e: Apply) -> dict[str, Expr] | None:
+        """What the pattern's names stand for in an expression; None where it does not match."""
         found: dict[str, Expr] = {}
-        if not _match(self.pattern, e, found):
-            return None
-        return _build(self.result, found, e)
+        return found if _match(self.pattern, e, found) else None
+
+    def build(self, found: dict[str, Expr], like: Apply) -> Expr:
+        """The result, with what the names stand for; constants take the type of `like`."""
+        return _build(self.result, found, like)
+
+    @cached_property
+    def drops(self) -> frozenset[str]:
+        """Names of the pattern that do not come back in the result."""
+        return frozenset(_names(self.pattern)) - frozenset(_names(self.result))
 
 
 Pattern = str | int | bool | tuple[str, tuple["Pattern", ...]]
@@ -126,6 +134,14 @@ def _pattern(t: ast.expr) -> Pattern:
     raise ValueError(f"a rule cannot hold {ast.dump(t)}")
 
 
+def _names(p: Pattern) -> Iterator[str]:
+    if isinstance(p, str):
+        yield p
+    elif isinstance(p, tuple):
+        for part in p[1]:
+            yield from _names(part)
+
+
 def _match(p: Pattern, e: Expr, found: dict[str, Expr]) -> bool:
     if isinstance(p, str):
         return found.setdefault(p, e) == e
@@ -144,7 +160,7 @@ def _build(p: Pattern, found: dict[str, Expr], like: Apply) -> Expr:
         return found[p]
     if isinstance(p, tuple):
         return apply(p[0], *(_build(q, found, like) for q in p[1]))
-    return Const(p, like.dtype)
+    return Const(bool(p) if like.dtype == dtypes.bool_ else p, like.dtype)
 
 
 @lru_cache(maxsize=1)
@@ -176,7 +192,7 @@ def simplify(f: Function, target: Target) -> Function:
     kernel @k(%n: i32 divisible 16) threads 32 {
       let %a = %n * 2
       let %b = 0
-      print_tensor(x=%a)
+      print_tensor(x=%a, message="a")
     }
     """
     while (new := _Simplifier(f).function(f)) is not f:
@@ -237,13 +253,10 @@ class _Simplifier(Rewriter):
         if any(kind_of(a.dtype) == "f" for a in e.args):
             return None
         for rule in rules().get(e.op, ()):
-            new = rule.apply(e)
-            if new is not None and not self.loses_trap(e, new):
-                return new
+            found = rule.match(e)
+            if found is not None and not any(self.facts.can_trap(found[x]) for x in rule.drops):
+                return rule.build(found, e)
         return None
-
-    def loses_trap(self, old: Apply, new: Expr) -> bool:
-        return self.facts.can_trap(old) and not self.facts.can_trap(new)
 
     def gathered(self, e: Apply) -> Expr | None:
         """(x + c) + d -> x + (c + d), and the same with subtraction."""
@@ -276,25 +289,38 @@ class _Simplifier(Rewriter):
             case For():
                 self.facts.loop(s)
                 if self.facts.facts(s.extent).high <= 0 and not self.facts.can_trap(s.extent):
-                    self.map.update(zip(s.results, s.inits, strict=True))
-                    return Seq()
+                    return Seq(self.stand_in(s.results, s.inits, s.span))
             case While() if isinstance(s.cond, Const) and not s.cond.value:
-                self.map.update(zip(s.results, s.inits, strict=True))
-                return Seq()
+                return Seq(self.stand_in(s.results, s.inits, s.span))
         return self.inside(s)
+
+    def stand_in(
+        self, results: tuple[Value, ...], values: tuple[Expr, ...], span: Span | None
+    ) -> tuple[Stmt, ...]:
+        """Let the values stand for a region's results, in the layouts that those promise."""
+        made: list[Stmt] = []
+        for r, v in zip(results, values, strict=True):
+            because = span.because("inserted by simplify") if span else None
+            said = r.type.layout if isinstance(r.type, TileType) else None
+            if isinstance(v, Apply):
+                made.append(Let(r, v, span=because))
+            elif isinstance(v, Value) and said is not None and v.type != r.type:
+                made.append(Assign(r, ConvertLayout(v, said), span=because))
+            else:
+                self.map[r] = v
+        return tuple(made)
 
     def chosen(self, s: If, branch: Seq) -> Stmt:
         """A branch in place of the whole `if`."""
         new = self.seq(branch)
         last = new.stmts[-1] if new.stmts else None
         if isinstance(last, Yield):
-            self.map.update(zip(s.results, last.values, strict=True))
-            return Seq(new.stmts[:-1])
+            return Seq((*new.stmts[:-1], *self.stand_in(s.results, last.values, s.span)))
         return new
 
     def seq(self, s: Seq) -> Seq:
         new = super().seq(s)
         for i, inner in enumerate(new.stmts[:-1]):
-            if isinstance(inner, (Break, Continue, Return, Yield)):
+            if never_ends(inner):
                 return Seq(new.stmts[: i + 1], span=new.span)  # what follows can never run
         return new

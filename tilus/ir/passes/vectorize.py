@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tilus.ir.analysis import Analysis, Facts, row_major_strides
+from tilus.ir.analysis import Analysis, row_major_strides
 from tilus.ir.expr import Const, Expr, Value
 from tilus.ir.inst import Inst
 from tilus.ir.instructions.memory import (
@@ -49,7 +49,7 @@ def vectorize(f: Function, target: Target) -> Function:
       %g = global_view(%p, dtype=f16, shape=[%n]) : global f16[?]
       let %i = block_idx(0) * 32
       %x = load_global(%g, offsets=[%i], shape=[32], vector=8) : f16[32] @ spatial(4)*local(8)
-      print_tensor(x=%x)
+      print_tensor(x=%x, message="x")
     }
     """
     return _Vectorizer(f).function(f)
@@ -117,37 +117,39 @@ class _Vectorizer(Rewriter):
         if made.offset is not None:
             divisors.append(self.facts.facts(made.offset).divisor * bits)
         divisors += [o.divisor * s.divisor * bits for o, s in zip(at, steps, strict=True)]
-        aligned = math.gcd(*divisors) // 8 or FAR
+        known = math.gcd(*divisors)
+        if known % 8:
+            return 1
         strides = [
             int(s.value) if isinstance(s, Const) else MultipleOf(steps[d].divisor or FAR)
             for d, s in ((d, all_strides[d]) for d in along)
         ]
-        width = vector_width(layout, strides, bits, alignment=aligned)
-        return self.inside_edges(width, layout, along, strides, at, made.shape)
+        width = vector_width(layout, strides, bits, alignment=known // 8 or FAR)
+        return self.inside_edges(width, bits, layout, along, offsets, made.shape)
 
     def inside_edges(
         self,
         width: int,
+        bits: int,
         layout: Layout,
         along: Sequence[int],
-        strides: Sequence[int | MultipleOf],
-        at: Sequence[Facts],
+        offsets: Sequence[Expr],
         extents: Sequence[Expr],
     ) -> int:
         """The most of `width` of which no vector straddles an edge of the view."""
-        runs = [i for i, s in enumerate(strides) if s == 1]
-        if not runs:
+        if width == 1:
             return 1
-        i = runs[-1]
-        d, extent = along[i], self.facts.facts(extents[along[i]])
-        within = at[d].low >= 0 and at[d].high + layout.shape[i] <= extent.low
+        i = layout.local_digits[-1].dim  # vectors run along it
+        d = along[i]
+        start, extent = self.facts.facts(offsets[d]), self.facts.facts(extents[d])
+        within = self.facts.is_inside(offsets[d], layout.shape[i], extents[d])
         run = contiguous_run(layout, i)
         while width > 1:
             in_one_row = run % width == 0
-            whole = extent.is_multiple_of(width) and at[d].is_multiple_of(width)
+            whole = extent.is_multiple_of(width) and start.is_multiple_of(width)
             if in_one_row and (within or whole):
                 break
-            width //= 2
+            width = width // 2 if width * bits % 16 == 0 else 1  # of whole bytes, or one element
         return width
 
     def shared(
@@ -175,8 +177,10 @@ class _Vectorizer(Rewriter):
         divisors = [SHARED_ALIGNMENT * 8]
         for o, s in zip(offsets, strides, strict=True):
             divisors.append(self.facts.facts(o).divisor * s * bits)
-        aligned = math.gcd(*divisors) // 8 or FAR
-        return vector_width(layout, [strides[d] for d in along], bits, alignment=aligned)
+        known = math.gcd(*divisors)
+        if known % 8:
+            return 1
+        return vector_width(layout, [strides[d] for d in along], bits, alignment=known // 8)
 
 
 def _layout(v: Value | None) -> Layout:

@@ -1,0 +1,1 @@
+"""What `tests.samples` is made of, one module for each family of instructions."""

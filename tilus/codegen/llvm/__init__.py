@@ -1,0 +1,1 @@
+"""What all LLVM targets share: scalars, control flow, elementwise arithmetic, conversions."""

@@ -1,0 +1,47 @@
+"""What a machine can do at most: memory read, and dot products, with nothing else to do."""
+
+import tilus
+from tilus import i32, u8
+
+
+@tilus.jit(num_threads=1)
+def read_all(
+    x: tilus.ptr[u8],
+    out: tilus.ptr[i32],
+    RUN: tilus.constexpr,  # bytes read at a time
+    RUNS: tilus.constexpr,  # runs of a block
+):
+    """Add up memory as 32-bit numbers, one block after the other."""
+    block = tilus.block_idx(0)
+    flat = tilus.layouts.local(RUN)
+    X = tilus.global_view(x, u8, (tilus.grid_dim(0) * RUNS, RUN))
+    total = tilus.zeros(i32, (RUN // 4,))
+    for r in range(RUNS):
+        raw = tilus.load_global(X, (block * RUNS + r, 0), (RUN,), layout=flat)
+        total = total + tilus.view(raw, i32, tilus.layouts.local(RUN // 4))
+    Y = tilus.global_view(out, i32, (tilus.grid_dim(0),))
+    tilus.store_global(Y, tilus.sum(total, dim=0, keepdims=True), (block,))
+
+
+@tilus.jit(num_threads=1)
+def multiply_all(
+    a: tilus.ptr[u8],  # [ROWS, K] of A
+    b: tilus.ptr[u8],  # [K, 16] of B, as the matrix instruction wants it
+    out: tilus.ptr[u8],  # [blocks * ROWS, 16] of C
+    count: i32,
+    A: tilus.constexpr,
+    B: tilus.constexpr,
+    C: tilus.constexpr,
+    ROWS: tilus.constexpr,
+    K: tilus.constexpr,
+):
+    """Sum up `count` products of the same operands, which stay in registers and near memory."""
+    block = tilus.block_idx(0)
+    x = tilus.load_global(tilus.global_view(a, A, (ROWS, K)), (0, 0), (ROWS, K))
+    W = tilus.global_view(b, B, (K, 16))
+    w = tilus.load_global(W, (0, 0), (K, 16))
+    acc = tilus.zeros(C, (ROWS, 16))
+    for _ in range(count):
+        acc = tilus.dot(x, w, acc)
+    Y = tilus.global_view(out, C, (tilus.grid_dim(0) * ROWS, 16))
+    tilus.store_global(Y, acc, (block * ROWS, 0))
