@@ -17,7 +17,7 @@ import examples
 def main() -> int:
     """Run them all; the number of failures."""
     torch.manual_seed(0)
-    table = Table(title="tilus examples, interpreted", title_justify="left")
+    table = Table(title="tilus examples", title_justify="left")
     for heading in ("kernel", "case", "max error", "allowed", ""):
         right = heading in ("max error", "allowed")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "case")

@@ -96,6 +96,12 @@ class Options:
     stop_after = _count("Stop after this many passes, to find the one that breaks a program.")
     dump = _folder("Write the IR after each pass into this folder, as `KERNEL/NN_name.tir`.")
     cache_dir = _folder("Keep compiled kernels in this folder instead of `~/.cache/tilus`.")
+    cpu_features = Option[frozenset[str] | None](
+        None,
+        lambda text: frozenset(text.replace(",", " ").split()) - {"none"},
+        "features by LLVM's names, such as `avx2,fma`, or `none`",
+        "Compile for a CPU with these features only, instead of all that this one has.",
+    )
     always_compile = _flag("Compile kernels again even if the cache has them.")
     full_traceback = _flag("Show the frames of tilus itself in the traceback of an error.")
 

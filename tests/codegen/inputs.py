@@ -67,7 +67,7 @@ def _integers(dtype: DType) -> np.ndarray:
 
 
 def _floats(dtype: DType) -> np.ndarray:
-    """All values of all narrow types, the middles between them, integers, and all with neighbours."""
+    """All values of all narrow types, the middles between them, integers; and their neighbours."""
     grid = np.unique(
         np.concatenate(
             [

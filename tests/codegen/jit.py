@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -57,6 +58,12 @@ ICELAKE = Machine(
     "icelake-server", frozenset({*_AVX512, "avx512vbmi", "avx512vbmi2", "avx512vnni", "gfni"})
 )
 
+
+def lanes_on(machine: str) -> tuple[int, ...]:
+    """Lengths of vectors to try; 0 is a scalar."""
+    return (16, 13, 1, 20 if machine.startswith("sse") else 64, 0)
+
+
 _NUMPY = {"half": np.float16, "float": np.float32, "double": np.float64, "bfloat": np.uint16}
 _counter = itertools.count()
 
@@ -84,7 +91,7 @@ class Kernels:
     level: int = 3
     module: Module = field(init=False)
     shapes: dict[str, tuple[list[str], str, int, int]] = field(default_factory=dict)
-    assembly: str = ""
+    calls: set[str] = field(default_factory=set)  # external functions
 
     def __post_init__(self) -> None:
         self.module = Module(features=self.machine.features)
@@ -139,11 +146,12 @@ class Kernels:
         options.loop_unrolling = False  # one block is easier to count
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(module, builder)
-        self.assembly = machine.emit_assembly(module)
+        self.assembly = lambda: machine.emit_assembly(module)
         if not load:
             return self
-        library = llvm.JITLibraryBuilder().add_object_img(machine.emit_object(module))
-        library.add_current_process()
+        image = machine.emit_object(module)
+        self.calls = undefined_symbols(image)
+        library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         for name in self.shapes:
             library.export_symbol(f"test.{name}")
         self.library = library.link(_jit(), f"tests{next(_counter)}")
@@ -167,15 +175,30 @@ class Kernels:
 
     def instructions(self, name: str) -> list[str]:
         """The instructions of a function, in order."""
-        body = re.search(rf"^test\.{re.escape(name)}:(.*?)\.Lfunc_end", self.assembly, re.M | re.S)
+        text = self.assembly()
+        body = re.search(rf"^test\.{re.escape(name)}:(.*?)\.Lfunc_end", text, re.M | re.S)
         assert body, name
         lines = (line.split("#")[0].strip() for line in body[1].splitlines())
         return [line for line in lines if line and not line.startswith(".") and ":" not in line]
 
-    def calls(self) -> set[str]:
-        """The external functions that are called."""
-        called = re.findall(r"\bcallq?\s+\*?([\w.]+)|(\w+)@(?:PLT|GOTPCREL)", self.assembly)
-        return {a or b for a, b in called} - set(self.module.helpers)
+
+def undefined_symbols(image: bytes) -> set[str]:
+    """What an ELF object wants from elsewhere: the functions it calls."""
+    if not image.startswith(b"\x7fELF"):
+        return set()
+    (start,) = struct.unpack_from("<Q", image, 0x28)
+    size, count = struct.unpack_from("<HH", image, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", image, start + i * size) for i in range(count)]
+    found = set()
+    for _, kind, _, _, offset, length, link, *_ in sections:
+        if kind == 2:  # the symbol table; `link` is the section of its names
+            for at in range(offset, offset + length, 24):
+                name, _, _, section = struct.unpack_from("<IBBH", image, at)
+                place = sections[link][4] + name
+                text = image[place : image.index(b"\0", place)].decode()
+                if section == 0 and text:
+                    found.add(text)
+    return found - {"_GLOBAL_OFFSET_TABLE_"}
 
 
 def _place(w: Writer, base: V, i: V, element: str, count: int) -> V:

@@ -47,6 +47,18 @@ def test_several_threads_held_it() -> None:
     assert "which several threads read" in trapped(body, barriers=False)
 
 
+def test_the_first_reader_is_not_forgotten() -> None:
+    """Every element is read by two threads in turn; then the second one writes it."""
+    body = (
+        LOAD
+        + f"""%u = load_global(%X, offsets=[0], shape=[64], {OTHER})
+        %v = convert_layout(%t, {OTHER})
+        %w = add(%u, %v)
+        store_global(%X, %w, offsets=[0]) ; here"""
+    )
+    assert "which several threads read" in trapped(body, barriers=False)
+
+
 def test_two_values_for_one_element() -> None:
     head = HEAD.replace("shape=[64])\n  %Y", "shape=[64], strides=[0])\n  %Y")
     said = trapped(

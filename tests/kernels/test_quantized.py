@@ -7,10 +7,12 @@ import torch
 
 from tilus import dtypes
 from tilus.dtypes import NARROW_TYPES, DType
-from tilus.errors import TilusNotImplementedError, TilusTypeError, TilusValueError
+from tilus.errors import TilusTypeError, TilusValueError
 from tilus.kernels.integers import integer_form
 from tilus.kernels.panels import Plane
 from tilus.kernels.quantized import matmul, quantize_weight
+from tilus.options import options
+from tilus.runtime.cpu import host_features
 
 WEIGHTS = [t for t in NARROW_TYPES if integer_form(t) and t != dtypes.bool_]
 
@@ -43,6 +45,38 @@ def check(m: int, n: int, k: int, dtype: DType | str, group: int | None, **optio
 @pytest.mark.parametrize("dtype", WEIGHTS, ids=str)
 def test_every_type(dtype: DType) -> None:
     check(3, 20, 128, dtype, 64)
+
+
+EXACT = [t for t in NARROW_TYPES if t not in (dtypes.bool_, dtypes.e8m0)]
+
+
+def check_exact(m: int, n: int, k: int, dtype: DType | str, group: int | None) -> None:
+    generator = torch.Generator().manual_seed(m * n + k)
+    x = torch.randn(m, k, generator=generator)
+    weight = quantize_weight(torch.randn(n, k, generator=generator), dtype, group_size=group)
+    dense = weight.dequantize().double().T
+    got = matmul(x, weight, activations="exact")
+    sizes = x.double().abs() @ dense.abs()
+    assert ((got - x.double() @ dense).abs() <= k * 2.0**-24 * sizes + 1e-30).all()
+    assert torch.equal(matmul(x[:1], weight, activations="exact")[0], got[0])
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+def test_every_type_with_exact_activations(dtype: DType) -> None:
+    check_exact(3, 20, 128, dtype, 64)
+
+
+@pytest.mark.parametrize("group", [16, 32, 256, None])
+def test_groups_with_exact_activations(group: int | None) -> None:
+    check_exact(9, 33, 512, "u3", group)
+    check_exact(2, 7, 512, "f6e3m2", group)
+
+
+@pytest.mark.parametrize("dtype", ["f8e4m3", "f7e4m2"])
+def test_wide_types_are_multiplied_exactly(dtype: str) -> None:
+    weight = quantize_weight(torch.randn(16, 64), dtype, group_size=32)
+    x = torch.randn(3, 64)
+    assert torch.equal(matmul(x, weight), matmul(x, weight, activations="exact"))
 
 
 @pytest.mark.parametrize("group", [16, 32, 64, 128, 256, None])
@@ -115,6 +149,30 @@ def test_planes_are_whole(bits: int) -> None:
         assert (layout.shape, layout.num_threads, layout.num_slots) == ((k, 16), 1, k * 16)
 
 
+FEATURES = {"avx2": "avx,avx2,f16c,fma,sse3,sse4.1,sse4.2,ssse3", "sse2": "none"}
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("dtype", ["u1", "u4", "i7", "u8", "nf4", "f6e3m2"])
+def test_older_machines(dtype: str, features: str) -> None:
+    names = FEATURES[features]
+    if not set(names.split(",")) - {"none"} <= host_features():
+        pytest.skip(f"this CPU has not all of {names}")
+    with options.scope(cpu_features=names):
+        check(5, 20, 128, dtype, 64)
+        check_exact(5, 20, 128, dtype, 64)
+        test_extreme_codes_are_exact(8)
+
+
+def test_unknown_features_are_refused() -> None:
+    weight = quantize_weight(torch.randn(16, 64), "u4", group_size=32)
+    with (
+        options.scope(cpu_features="avx1024"),
+        pytest.raises(TilusValueError, match="no avx1024"),
+    ):
+        matmul(torch.randn(1, 64), weight)
+
+
 def test_errors_name_the_argument() -> None:
     w = torch.randn(16, 64)
     with pytest.raises(TilusValueError, match="k = 64, no multiple of the group, 128"):
@@ -136,5 +194,5 @@ def test_errors_name_the_argument() -> None:
         matmul(torch.zeros(2, 64, dtype=torch.int32), q)
     with pytest.raises(TilusTypeError, match="`bias`"):
         matmul(torch.randn(2, 64), q, torch.zeros(15))
-    with pytest.raises(TilusNotImplementedError, match="f8e4m3"):
-        matmul(torch.randn(2, 64), quantize_weight(w, "f8e4m3", group_size=32))
+    with pytest.raises(TilusValueError, match="`activations` is 'fp8'"):
+        matmul(torch.randn(2, 64), q, activations="fp8")

@@ -197,6 +197,19 @@ KERNELS = {
         store_global(%Y, %u, offsets=[0, 0])""",
         lambda x: np.concatenate([x[:8] * 5, 0 * x[8:]]),
     ),
+    "overlapping parts": (  # of one layout, but not in whole steps
+        """%s = allocate_shared(dtype=f32, shape=[24, 32])
+        %z = full(dtype=f32, shape=[24, 32], value=0.0, layout=WHOLE)
+        store_shared(%s, %z)
+        sync()
+        for %i < 2 {
+          %t = load_global(%X, offsets=[%i * 8, 0], shape=[8, 32], layout=ROWS)
+          store_shared(%s, %t, offsets=[%i * 8, 0])
+        }
+        %u = load_shared(%s, offsets=[4, 0], shape=[8, 32], layout=ROWS)
+        store_global(%Y, %u, offsets=[0, 0])""",
+        lambda x: np.concatenate([x[4:12], 0 * x[8:]]),
+    ),
     "while": (
         """%s = allocate_shared(dtype=f32, shape=[8, 32])
         while %i < 3 carry (%i = 0) -> (%last: i32) {
@@ -276,6 +289,7 @@ ORDER = ("sync", "copy_async_commit_group", "copy_async_wait_group")
 def lowered(name: str, num_threads: int = 64) -> Function:
     body = KERNELS[name][0].replace("ROWS", "spatial(8,8)*local(1,4)")
     body = body.replace("COLUMNS", "replicated(2)*local(8,1)*spatial(1,32)")
+    body = body.replace("WHOLE", "replicated(64)*local(24,32)")
     body = body.replace("COLUMN", "spatial(1,32)*replicated(2)")
     return lower(parse((HEAD + body + "\n}").replace("THREADS", str(num_threads))))
 

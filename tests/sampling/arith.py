@@ -206,7 +206,7 @@ def exact_multiply_add(a: float, b: float, c: float) -> float:
     try:
         return float(total)
     except OverflowError:
-        return math.copysign(math.inf, total)
+        return math.inf if total > 0 else -math.inf
 
 
 def casts() -> Iterator[Sample]:

@@ -22,10 +22,14 @@ PANEL = 16  # columns of a panel
 
 @dataclass(frozen=True)
 class Plane:
-    """Some bits of every code: `bits` of them, from bit `shift` on."""
+    """Some bits of every code: `bits` of them, from bit `shift` on.
+
+    `depth` neighbours in k lie side by side: 4 for a 4-way dot, 1 for one multiplication a lane.
+    """
 
     bits: int
     shift: int
+    depth: int = 4
 
     def layout(self, k: int) -> Layout:
         """Who lies where in the bytes of [k, 16] codes, as a view of them (see above)."""
@@ -33,7 +37,8 @@ class Plane:
         vectors = k // 4 // codes
         sizes = {"code": codes, "vector": vectors, "k": 4, "n": PANEL}
         flat = {name: i for i, name in enumerate(sizes)}
-        order = tuple(flat[n] for n in ("vector", "n", "k", "code") if sizes[n] > 1)
+        lane = ("n", "k") if self.depth == 4 else ("k", "n")
+        order = tuple(flat[n] for n in ("vector", *lane, "code") if sizes[n] > 1)
         kept = sorted(order)
         rows = tuple(sizes[n] for n in ("code", "vector", "k") if sizes[n] > 1)
         return Layout((k, PANEL), (rows, (PANEL,)), (), tuple(kept.index(i) for i in order))
@@ -43,14 +48,14 @@ class Plane:
         return k * PANEL * self.bits // 8
 
 
-def planes_of(bits: int) -> tuple[Plane, ...]:
+def planes_of(bits: int, depth: int = 4) -> tuple[Plane, ...]:
     """The planes of a code: its 4s, 2s and 1s (8 stays whole)."""
     if bits == 8:
-        return (Plane(8, 0),)
+        return (Plane(8, 0, depth),)
     found, shift = [], 0
     for width in (4, 2, 1):
         if bits & width:
-            found.append(Plane(width, shift))
+            found.append(Plane(width, shift, depth))
             shift += width
     return tuple(found)
 
@@ -63,7 +68,7 @@ class PanelFormat:
     chunk: int  # rows of k that share an activation scale
     group: int  # rows of k that share a weight scale; 0: all of them
     scale: DType
-    form: IntegerForm
+    form: IntegerForm | None  # None: codes are multiplied as the numbers they stand for
     zeros: bool = False  # whether each group and column has a zero point of its own, a byte
 
     @property
@@ -74,7 +79,7 @@ class PanelFormat:
     @property
     def planes(self) -> tuple[Plane, ...]:
         """The planes of a code."""
-        return planes_of(self.bits)
+        return planes_of(self.bits, 4 if self.form is not None else 1)
 
     @property
     def code_bytes(self) -> int:
@@ -115,7 +120,8 @@ class PanelFormat:
         chunks, panels, step = k // self.chunk, n // PANEL, self.step
         steps = self.chunk // step
         out = torch.empty(panels, chunks, self.chunk_bytes, dtype=torch.uint8)
-        split = (codes ^ self.form.flip).reshape(chunks, steps, step, panels, PANEL)
+        flip = self.form.flip if self.form is not None else 0
+        split = (codes ^ flip).reshape(chunks, steps, step, panels, PANEL)
         split = split.permute(3, 0, 1, 2, 4)
         at = 0
         for s in range(steps):

@@ -15,8 +15,9 @@ import torch
 
 from tilus import dtypes
 from tilus.dtypes import DType
-from tilus.errors import TilusNotImplementedError, TilusTypeError, TilusValueError
+from tilus.errors import TilusTypeError, TilusValueError
 from tilus.ir.passes import lower
+from tilus.ir.target import Target
 from tilus.kernels.device import cpu_matmul
 from tilus.kernels.integers import integer_form
 from tilus.kernels.panels import PANEL, PanelFormat
@@ -98,7 +99,8 @@ def quantize_weight(
         scale = _stored((high - low) / kind.max, scale_kind)
         zero = torch.round(-low / _nonzero(scale)).clamp(0, kind.max)
     else:
-        scale = _stored(groups.abs().amax(2) / max(kind.max, -kind.min), scale_kind)
+        largest = min(max(kind.max, -kind.min), 2.0**15)  # so that scales are not subnormal
+        scale = _stored(groups.abs().amax(2) / largest, scale_kind)
         zero = None
     scaled = groups / _nonzero(scale)[:, :, None]
     if zero is not None:
@@ -144,14 +146,8 @@ def _nonzero(scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale == 0, 1.0, scale)
 
 
-def panel_format(weight: QuantizedWeight) -> PanelFormat:
-    """How a weight lies in memory for products with 8-bit activations."""
-    form = integer_form(weight.dtype)
-    if form is None:
-        raise TilusNotImplementedError(
-            f"{weight.dtype} weights have a wider range than 8-bit activations can meet so far",
-            help="int types, nf4, iq4nl and floats up to f7e3m3 can be multiplied",
-        )
+def panel_format(weight: QuantizedWeight, activations: str = "int8") -> PanelFormat:
+    """How a weight lies in memory for products with 8-bit or with exact activations."""
     chunk = min(max(weight.group_size, 32), 256) if weight.group_size else 256
     if not weight.group_size and weight.shape[1] < 256:
         chunk = -(-weight.shape[1] // 32) * 32
@@ -160,59 +156,109 @@ def panel_format(weight: QuantizedWeight) -> PanelFormat:
         chunk,
         weight.group_size,
         weight.scales.dtype,
-        form,
+        integer_form(weight.dtype) if activations == "int8" else None,
         weight.zeros is not None,
     )
 
 
+@dataclass(frozen=True)
+class _Tiling:
+    """How the rows of a product are cut: blocks of `height`, `tall` of them for a thread block."""
+
+    rows: int
+    height: int
+    tall: int
+    supers: int
+
+    @classmethod
+    def of(cls, rows: int) -> _Tiling:
+        height = min(ROWS, 1 << (rows - 1).bit_length())
+        blocks = -(-rows // height)
+        tall = min(TALL, blocks)
+        return cls(rows, height, tall, -(-blocks // tall))
+
+    @property
+    def blocks(self) -> int:
+        """Row blocks, those of padding included."""
+        return self.supers * self.tall
+
+
 def matmul(
-    x: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    *,
+    activations: str = "int8",
 ) -> torch.Tensor:
-    """x @ weight.T (+ bias), with x rounded to 8 bits: one scale for each row and chunk of k.
+    """x @ weight.T (+ bias).
 
     Args:
         x: f32, f16 or bf16 [..., k] on the CPU.
         weight: of `quantize_weight`.
         bias: float [n].
+        activations: `int8` rounds x to 8 bits, one scale for each row and chunk of k, where the
+            weights' values are integers (see `tilus.kernels.integers`), and multiplies the others
+            in f32; `exact` multiplies all in f32.
 
     Returns:
         [..., n] of x's type. A row's result does not depend on the others.
     """
     n, k = weight.shape
     kind = _activation(x, k)
+    if activations not in ("int8", "exact"):
+        raise TilusValueError(f"`activations` is {activations!r}; it is `int8` or `exact`")
     if bias is not None and tuple(bias.shape) != (n,):
         raise TilusTypeError(f"`bias` is {list(bias.shape)}; it must be [{n}]")
     rows = x.numel() // k
     out = torch.empty(*x.shape[:-1], n, dtype=x.dtype)
     if rows == 0:
         return out
-    form = panel_format(weight)
+    form = panel_format(weight, activations)
     data, column_scales = _packed(weight, form)
-    chunks = data.shape[1]
-    height = min(ROWS, 1 << (rows - 1).bit_length())
-    blocks = -(-rows // height)
-    tall = min(TALL, blocks)
-    supers = -(-blocks // tall)
-    padded = supers * tall
-    q = torch.empty(padded, chunks, height, form.chunk, dtype=torch.int8)
-    scales = torch.empty(padded, chunks, height)
-    sums = torch.empty(padded, chunks, form.groups, height, dtype=torch.int32)
-    x = x.contiguous()
-    first = _quantizer(kind, height, form.chunk, form.chunk // form.groups)
-    first.launch(
-        [x.data_ptr(), q.data_ptr(), scales.data_ptr(), sums.data_ptr(), rows, k, chunks],
-        (padded, 1, 1),
+    chunks, t = data.shape[1], _Tiling.of(rows)
+    constants: dict[str, Any] = {
+        "form": form, "TYPE": kind, "BIAS": bias is not None, "BM": t.height, "BLOCKS": t.tall,
+    }  # fmt: skip
+    if form.form is not None:
+        kernel, inputs = cpu_matmul.matmul_i8, _rounded(x, kind, form, t, chunks)
+    else:
+        kernel, inputs = cpu_matmul.matmul_exact, [_blocked(x, form, t, chunks)]
+        constants["WEIGHTS"] = weight.dtype
+    tensors = (
+        *inputs,
+        data,
+        column_scales,
+        _padded(bias, n) if bias is not None else column_scales,
     )
-    padding = _padded(bias, n) if bias is not None else scales
-    product = _product(form, kind, bias is not None, height, tall)
-    product.launch(
-        [
-            q.data_ptr(), scales.data_ptr(), sums.data_ptr(), data.data_ptr(),
-            column_scales.data_ptr(), padding.data_ptr(), out.data_ptr(), rows, n, chunks,
-        ],
-        (data.shape[0], supers, 1),
-    )  # fmt: skip
+    _kernel(kernel, tuple(constants.items()), host_target()).launch(
+        [*(i.data_ptr() for i in tensors), out.data_ptr(), rows, n, chunks],
+        (data.shape[0], t.supers, 1),
+    )
     return out
+
+
+def _rounded(
+    x: torch.Tensor, kind: DType, form: PanelFormat, t: _Tiling, chunks: int
+) -> list[torch.Tensor]:
+    """Activations as 8-bit integers in blocks of rows, their scales, and sums over groups."""
+    q = torch.empty(t.blocks, chunks, t.height, form.chunk, dtype=torch.int8)
+    scales = torch.empty(t.blocks, chunks, t.height)
+    sums = torch.empty(t.blocks, chunks, form.groups, t.height, dtype=torch.int32)
+    names = {"TYPE": kind, "BM": t.height, "CHUNK": form.chunk, "STEP": form.chunk // form.groups}
+    x = x.contiguous()
+    _kernel(cpu_matmul.quantize_rows, tuple(names.items()), host_target()).launch(
+        [*(i.data_ptr() for i in (x, q, scales, sums)), t.rows, x.shape[-1], chunks],
+        (t.blocks, 1, 1),
+    )
+    return [q, scales, sums]
+
+
+def _blocked(x: torch.Tensor, form: PanelFormat, t: _Tiling, chunks: int) -> torch.Tensor:
+    """Activations in f32, in the same blocks."""
+    k = x.shape[-1]
+    flat = torch.zeros(t.blocks * t.height, chunks * form.chunk)
+    flat[: t.rows, :k] = x.reshape(t.rows, k)
+    return flat.reshape(t.blocks, t.height, chunks, form.chunk).transpose(1, 2).contiguous()
 
 
 def _activation(x: torch.Tensor, k: int) -> DType:
@@ -251,22 +297,14 @@ def _packed(weight: QuantizedWeight, form: PanelFormat) -> tuple[torch.Tensor, t
     return weight._packed[form], weight._packed["columns"]
 
 
-@lru_cache(maxsize=256)
-def _quantizer(kind: DType, height: int, chunk: int, step: int) -> CpuKernel:
-    return compiled(
-        cpu_matmul.quantize_rows, {"TYPE": kind, "BM": height, "CHUNK": chunk, "STEP": step}
-    )
-
-
 @lru_cache(maxsize=1024)
-def _product(form: PanelFormat, kind: DType, bias: bool, height: int, tall: int) -> CpuKernel:
-    constants = {"form": form, "TYPE": kind, "BIAS": bias, "BM": height, "BLOCKS": tall}
-    return compiled(cpu_matmul.matmul_i8, constants)
+def _kernel(kernel: Any, constants: tuple[tuple[str, Any], ...], target: Target) -> CpuKernel:
+    return compiled(kernel, dict(constants), target)
 
 
-def compiled(kernel: Any, constants: dict[str, Any]) -> CpuKernel:
+def compiled(kernel: Any, constants: dict[str, Any], target: Target | None = None) -> CpuKernel:
     """Native code of a kernel for one thread a block."""
-    target = host_target()
+    target = target or host_target()
     return compile_cpu(lower(kernel.trace(constants, 1), target), target)
 
 

@@ -22,12 +22,16 @@ import llvmlite.binding as llvm
 
 from tilus.codegen.cpu.module import CpuCode, generate
 from tilus.codegen.llvm.function import Fault
-from tilus.errors import TilusNotImplementedError, Trap
+from tilus.errors import TilusNotImplementedError, TilusValueError, Trap
 from tilus.ir.expr import Value
 from tilus.ir.program import Function
 from tilus.ir.target import Target, cpu_target
 from tilus.ir.types import PointerType
+from tilus.options import options
 from tilus.runtime import cache
+
+# Features that can be left out; the others (64-bit code, SSE2) are what every such CPU has.
+VECTOR_FEATURES = ("avx", "fma", "f16c", "sse3", "ssse3", "sse4", "gfni", "vaes", "vpclmul", "amx")
 
 _serial = itertools.count()
 _lock = threading.Lock()
@@ -43,8 +47,17 @@ def host_features() -> frozenset[str]:
 
 
 def host_target() -> Target:
-    """The CPU kernels are compiled for: this one."""
-    return cpu_target(host_features())
+    """The CPU kernels are compiled for: this one, or as much of it as TILUS_CPU_FEATURES names.
+
+    Raises:
+        TilusValueError: TILUS_CPU_FEATURES names what this CPU does not have.
+    """
+    chosen = options.cpu_features
+    if chosen is None:
+        return cpu_target(host_features())
+    if missing := chosen - host_features():
+        raise TilusValueError(f"TILUS_CPU_FEATURES: this CPU has no {', '.join(sorted(missing))}")
+    return cpu_target(chosen)
 
 
 @lru_cache(maxsize=1)
@@ -70,12 +83,11 @@ def _machine(features: frozenset[str]) -> tuple[Any, Any]:
     """(target machine, JIT) for a set of features."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    flags = ",".join(
-        f"{'+' if name in features else '-'}{name}" for name in sorted(host_features() | features)
-    )
+    off = (n for n in sorted(host_features() - features) if n.startswith(VECTOR_FEATURES))
+    flags = ",".join([*(f"+{n}" for n in sorted(features)), *(f"-{n}" for n in off)])
     cpu = llvm.get_host_cpu_name() if features == host_features() else "x86-64"
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=cpu, features=flags, opt=3, jit=True
+        cpu=cpu, features=flags, opt=3, jit=True, reloc="pic", codemodel="small"
     )
     return machine, llvm.create_lljit_compiler(machine)
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from tilus.codegen.cpu.lower import CpuLowering
-from tilus.codegen.cpu.tiles import Digits, Tile, is_small
+from tilus.codegen.cpu.tiles import Digits, Tile, is_small, normalized
 from tilus.codegen.llvm import convert, elementwise
 from tilus.codegen.llvm.lookup import lookup
 from tilus.codegen.llvm.writer import I1, I8, I32, I64, V, constant, element_type, values, vector
 from tilus.codegen.registry import lowering, unsupported
 from tilus.dtypes import DType
+from tilus.errors import TilusNotImplementedError
 from tilus.ir.instructions import arith, debug, reduce, sync, tiles, view
 from tilus.ir.instructions.reduce import normalize_dim
-from tilus.ir.machine import code_of
 from tilus.layouts import Layout, local, permute, squeeze, unsqueeze
 from tilus.layouts import reshape as reshaped
 from tilus.layouts import slice_ as sliced
@@ -104,15 +104,13 @@ def _(inst: tiles.Full, f: CpuLowering, value: V) -> Tile:
 @lowering("cpu", tiles.Constant)
 def _(inst: tiles.Constant, f: CpuLowering) -> Tile:
     kind, layout = element_type(inst.dtype), f.layout
-    numbers = [register(inst.values[layout.index(0, i)[0]], inst.dtype) for i in range(layout.size)]
+    numbers = [
+        convert.register_constant(inst.values[layout.index(0, i)[0]], inst.dtype)
+        for i in range(layout.size)
+    ]
     if is_small(inst.dtype, layout):
         return Tile(inst.dtype, layout, values(kind, numbers), numbers=inst.values)
     return Tile(inst.dtype, layout, memory=f.w.module.table(kind, numbers))
-
-
-def register(value: float, dtype: DType) -> float | int:
-    """A number as a register holds it: narrow floats and codebooks as their codes."""
-    return code_of(value, dtype) if element_type(dtype) == I8 and dtype.is_float else value
 
 
 @lowering("cpu", tiles.Arange)
@@ -145,6 +143,8 @@ def renamed(x: Tile, layout: Layout) -> Tile:
 def _(inst: view.View, f: CpuLowering, x: Tile) -> Tile:
     s, w = f.scratch, f.w
     assert inst.x.type.layout is not None  # type: ignore[union-attr]
+    if inst.x.type.layout == inst.layout and x.dtype.bits == inst.dtype.bits <= 8:  # type: ignore[union-attr]
+        return reread(f, x, inst.dtype)
     x = s.relaid(x, inst.x.type.layout)  # type: ignore[union-attr, arg-type]
     data = s.bytes_of(x)
     if inst.dtype.bits < 8:
@@ -154,6 +154,23 @@ def _(inst: view.View, f: CpuLowering, x: Tile) -> Tile:
     if kind == I1:
         return Tile(inst.dtype, inst.layout, w.cast("trunc", data, I1))
     return Tile(inst.dtype, inst.layout, w.bitcast(data, vector(kind, count)))
+
+
+def reread(f: CpuLowering, x: Tile, dtype: DType) -> Tile:
+    """Codes of one width as another type's: the same bytes, but for the sign of integers."""
+    if I1 in (x.element, element_type(dtype)):
+        raise TilusNotImplementedError("no view of bools as bytes in native code")
+    if x.packed:
+        return replace(x, dtype=dtype, source=None, numbers=None, forms={})
+
+    def emit(v: V) -> V:
+        alike = dtype.is_integer and x.dtype.is_signed == dtype.is_signed
+        if dtype.bits == 8 or alike:
+            return v
+        v = f.w.binary("and", v, constant(v.type, (1 << dtype.bits) - 1))
+        return normalized(f.w, v, dtype)
+
+    return mapped(f, dtype, [x], emit)
 
 
 @lowering("cpu", view.ConvertLayout)
@@ -310,6 +327,11 @@ def _(inst: view.Concat, f: CpuLowering, tiles: tuple[Tile, ...]) -> Tile:
 
 
 def _identity(op: str, dtype: DType) -> float | int | bool:
+    """What changes nothing, as a register holds it."""
+    return convert.register_constant(_neutral(op, dtype), dtype)
+
+
+def _neutral(op: str, dtype: DType) -> float | int | bool:
     if op in ("any", "all"):
         return op == "all"
     if op in ("sum", "add"):

@@ -15,7 +15,7 @@ from tilus.codegen.cpu.compute import mapped, picked
 from tilus.codegen.cpu.lower import CpuLowering
 from tilus.codegen.cpu.tiles import Tile, is_small
 from tilus.codegen.llvm import convert
-from tilus.codegen.llvm.writer import I16, I64, V, Writer, constant, element_type, vector
+from tilus.codegen.llvm.writer import BFLOAT, I16, I64, V, Writer, constant, element_type, vector
 from tilus.codegen.registry import lowering
 from tilus.dtypes import DType
 from tilus.ir.instructions.matrix import Dot, accumulator
@@ -48,7 +48,9 @@ def _(w: Writer, acc: V, b: V, a: V) -> V:
 
 @emits("vdpbf16ps.m1n16k2")
 def _(w: Writer, acc: V, b: V, a: V) -> V:
-    return w.call(acc.type, f"llvm.x86.avx512bf16.dpbf16ps.{acc.lanes * 32}", acc, b, a)
+    pairs = vector(BFLOAT, acc.lanes * 2)
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{acc.lanes * 32}"
+    return w.call(acc.type, name, acc, w.bitcast(b, pairs), w.bitcast(a, pairs))
 
 
 @emits("fma.m1n16k1", "fma.m1n8k1")

@@ -13,7 +13,21 @@ from dataclasses import dataclass
 
 from tilus.codegen.cpu.lower import CpuLowering
 from tilus.codegen.cpu.tiles import Digits, Tile, element_bytes, is_small, stored
-from tilus.codegen.llvm.writer import I1, I8, I16, I32, I64, PTR, V, constant, values, vector
+from tilus.codegen.llvm.writer import (
+    BFLOAT,
+    HALF,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    V,
+    constant,
+    element_type,
+    values,
+    vector,
+)
 from tilus.codegen.registry import lowering
 from tilus.dtypes import DType
 from tilus.ir import machine
@@ -129,7 +143,7 @@ class Access:
         at = self.coordinates(digits)
         if dtype.bits % 8:
             return self.read_bits(at, lanes, other)
-        kind = stored_type(dtype)
+        kind = moved_type(dtype)
         mask = self.mask(at, lanes)
         code = machine.code_of(other, dtype)
         rest = constant(vector(f"i{dtype.bits}", lanes), code)
@@ -149,7 +163,9 @@ class Access:
         else:
             mask = mask or constant(vector(I1, lanes), True)
             got = self.masked("gather", whole, self.addresses(at, lanes), mask, rest, align)
-        return w.cast("trunc", got, I1) if dtype.name == "bool" else got
+        if dtype.name == "bool":
+            return w.cast("trunc", got, I1)
+        return w.bitcast(got, vector(element_type(dtype), lanes))
 
     def masked(self, what: str, whole: str, place: V, mask: V, rest: V, align: int) -> V:
         """A masked load or gather."""
@@ -210,9 +226,8 @@ class Access:
         if dtype.bits % 8:
             self.write_bits(at, x)
             return
-        kind = stored_type(dtype)
-        if dtype.name == "bool":
-            x = w.cast("zext", x, I8)
+        kind = moved_type(dtype)
+        x = w.cast("zext", x, I8) if dtype.name == "bool" else w.bitcast(x, vector(kind, lanes))
         mask = self.mask(at, lanes)
         align = element_bytes(kind)
         if self.stride() == 1:
@@ -320,9 +335,16 @@ class InMemory:
 
 def stored_type(dtype: DType) -> str:
     """The LLVM type of an element in memory."""
-    from tilus.codegen.llvm.writer import element_type
-
     return stored(element_type(dtype))
+
+
+def moved_type(dtype: DType) -> str:
+    """The type an element is moved as: 16-bit floats as integers.
+
+    Not every machine has registers for them, and LLVM would then convert them to f32 and back.
+    """
+    kind = stored_type(dtype)
+    return I16 if kind in (HALF, BFLOAT) else kind
 
 
 def mangled(type_: str) -> str:

@@ -18,11 +18,12 @@ bits are folded into one are rounded to odd too.
 where, read as such a number, it is the value times 2^(bias - 15) (or 2^(bias - 127)), subnormals
 included; one multiplication by a power of two, exact, does the rest.
 
-**Encoding arithmetic.** Let |x| lie in [2^E, 2^(E+1)), E at least the exponent of the least normal
-number of the type. Adding 2^(E + 23 - m) leaves in the low bits of the f32 sum the integer k = |x| /
-2^(E - m), rounded to nearest even by the addition itself. The code is k + (E + bias - 1) * 2^m:
-right for subnormals (k < 2^m), for normal numbers (2^m <= k) and for a carry (k = 2^(m+1)) alike,
-and for m = 0 the tie between 1 and 2 goes up, as it must. |x| is first cut to the greatest value.
+**Encoding arithmetic.** Let 2^E <= |x| < 2^(E+1), or let E be the exponent of the least normal
+number of the type if |x| is smaller. Adding 2^(E + 23 - m) leaves in the low bits of the f32 sum
+the integer k = |x| / 2^(E - m), rounded to nearest even by the addition itself. The code is then
+k + (E + bias - 1) * 2^m: right for subnormals (k < 2^m), normal numbers (2^m <= k) and a carry (k =
+2^(m+1)) alike, and for m = 0 the tie between 1 and 2 goes up, as it must. |x| is first cut to the
+greatest value of the type.
 """
 
 from __future__ import annotations
@@ -189,8 +190,8 @@ def _decoded(x: Lanes, src: DType, dst: DType) -> Lanes:
     if scale:
         value = value * 2.0**scale
     magnitude = value.call("fabs") if src.has_nan else value
-    if src.has_infinity and scale:
-        infinite = magnitude.eq(2.0 * 2.0**15).select(value * math.inf, value)
+    if src.has_infinity and scale:  # read as numbers, infinity is 2^16 and NaNs are above
+        infinite = magnitude.eq(2.0**16).select(value * math.inf, value)
         return magnitude.gt(2.0**16).select(value.of(math.nan), infinite)
     if src.has_nan and not src.has_infinity:
         return magnitude.gt(float(src.max)).select(value.of(math.nan), value)
@@ -266,10 +267,8 @@ def _from_double(x: Lanes, dst: DType) -> Lanes:
     back, bits = nearest.cast("fpext", DOUBLE), nearest.as_int()
     too_large = back.call("fabs").gt(x.call("fabs"))
     odd = bits + too_large.select(bits.of(-1), 1)
-    wrong = back.ne(x).v, (bits & 1).eq(0).v
-    adjust = Lanes(x.w, x.w.op(wrong[0].type, f"and {wrong[0]}, {wrong[1].ref}"))
-    # NaN is even and unequal to itself; one more bit leaves it NaN.
-    return _from_float(adjust.select(odd, bits).as_element(FLOAT), dst)
+    inexact_and_even = back.ne(x) & (bits & 1).eq(0)  # perhaps NaN, which one bit more leaves NaN
+    return _from_float(inexact_and_even.select(odd, bits).as_element(FLOAT), dst)
 
 
 def _from_float(x: Lanes, dst: DType) -> Lanes:
@@ -305,15 +304,12 @@ def _to_f16(x: Lanes) -> Lanes:
     LLVM turns `fptrunc` of an operation on extended values into one on f16, which it takes apart
     where the machine has none.
     """
-    nearest = Lanes(x.w, V(I32, "0"))
+    name, size, more = "llvm.x86.vcvtps2ph.256", 8, [V(I32, "0")]  # to nearest even
     if x.has("avx512f"):
-        name = "llvm.x86.avx512.mask.vcvtps2ph.512"
-        rest = [x.w.splat(V(I16, "0"), 16), V(I16, "-1")]  # all lanes
-        more, size = [nearest, *(Lanes(x.w, v) for v in rest)], 16
-    else:
-        name, more, size = "llvm.x86.vcvtps2ph.256", [nearest], 8
-    result = vector(I16, size)
-    code = by_chunks([x], size, lambda part: part.call_exactly(name, *more, result=result))
+        name, size = "llvm.x86.avx512.mask.vcvtps2ph.512", 16
+        more += [x.w.splat(V(I16, "0"), size), V(I16, "-1")]  # all lanes
+    rest, result = [Lanes(x.w, v) for v in more], vector(I16, size)
+    code = by_chunks([x], size, lambda part: part.call_exactly(name, *rest, result=result))
     return code.as_element(HALF)
 
 

@@ -19,7 +19,8 @@ from tilus import dtypes
 from tilus.codegen.llvm import mathlib
 from tilus.codegen.llvm.convert import converted, exactly, normalized, widened
 from tilus.codegen.llvm.lanes import Lanes
-from tilus.codegen.llvm.writer import BFLOAT, DOUBLE, FLOAT, HALF, I32, V, Writer
+from tilus.codegen.llvm.lookup import by_chunks
+from tilus.codegen.llvm.writer import DOUBLE, FLOAT, I16, I32, V, Writer
 from tilus.dtypes import DType, Kind
 
 _NARROW_FLOATS = (dtypes.f16, dtypes.bf16, dtypes.tf32)
@@ -56,14 +57,7 @@ def compare(w: Writer, opcode: str, dtype: DType, a: V, b: V) -> V:
 
 def where(w: Writer, cond: V, a: V, b: V) -> V:
     """The `Where` instruction."""
-    x, y = Lanes(w, a), Lanes(w, b)
-    if x.element in (HALF, BFLOAT):  # as bits, since the types may not be the machine's
-        chosen = Lanes(w, cond).select(x.as_int(), y.as_int())
-        return chosen.as_element(x.element).v
     return w.select(cond, a, b)
-
-
-select = where
 
 
 def fma(w: Writer, dtype: DType, a: V, b: V, c: V) -> V:
@@ -91,9 +85,8 @@ def _odd_fma(x: Lanes, y: Lanes, z: Lanes) -> Lanes:
     bits = total.as_int()
     outward = (lost.as_int() ^ bits).sar(x.bits - 1) | 1  # -1 where the exact sum is nearer to 0
     even = (bits & 1).eq(0)
-    inexact = Lanes(x.w, x.w.compare("fcmp", "one", lost.v, lost.of(0.0).v))  # not of infinities
-    adjust = Lanes(x.w, x.w.op(even.v.type, f"and {even.v}, {inexact.v.ref}"))
-    return adjust.select(bits + outward, bits).as_element(x.element)
+    inexact = lost.call("fabs").gt(0.0)  # not if it is NaN, as it is beside infinities
+    return (inexact & even).select(bits + outward, bits).as_element(x.element)
 
 
 def _narrowed(x: Lanes, dtype: DType, exact: bool = False) -> Lanes:
@@ -123,20 +116,22 @@ def _unary(opcode: str, dtype: DType, x: Lanes) -> Lanes:
     if opcode in mathlib.FUNCTIONS:
         return _narrowed(mathlib.function(opcode, wide), dtype)
     if opcode in _ROUNDINGS:
-        return _narrowed(_rounded(opcode, wide), dtype, exact=True)
+        return _narrowed(_rounded(opcode, wide, dtype == dtypes.f16), dtype, exact=True)
     root = wide.call("sqrt")
     return _narrowed(root if opcode == "sqrt" else _RSQRT[opcode](root), dtype)
 
 
 _SIGNS = ("neg", "abs")
 _RSQRT: dict[str, Callable[[Lanes], Lanes]] = {"rsqrt": lambda root: 1.0 / root}
-_ROUNDINGS = {"round": "rint", "floor": "floor", "ceil": "ceil", "trunc": "trunc"}
+_ROUNDINGS = ("round", "floor", "ceil", "trunc")  # in the order of x86's codes for them
 
 
-def _rounded(opcode: str, x: Lanes) -> Lanes:
+def _rounded(opcode: str, x: Lanes, was_half: bool) -> Lanes:
     """To an integer, the sign of a zero kept."""
+    if was_half and x.has("f16c"):
+        return _rounded_by_name(opcode, x)
     if x.has("sse4.1"):
-        return x.call(_ROUNDINGS[opcode])
+        return x.call(opcode if opcode != "round" else "rint")
     magnitude = x.call("fabs")
     big = 2.0 ** (23 if x.element == FLOAT else 52)
     near = (magnitude + big) - big
@@ -148,6 +143,16 @@ def _rounded(opcode: str, x: Lanes) -> Lanes:
     elif opcode == "ceil":
         near = near + near.lt(x).select(x.of(1.0), 0.0)
     return magnitude.lt(big).select(near.call("copysign", x), x)
+
+
+def _rounded_by_name(opcode: str, x: Lanes) -> Lanes:
+    """By the instruction itself: LLVM makes `floor` of an extended f16 one of f16, lane by lane."""
+    how = Lanes(x.w, V(I32, str(8 + _ROUNDINGS.index(opcode))))  # 8: no exceptions
+    if not x.has("avx512f"):
+        return by_chunks([x], 8, lambda part: part.call_exactly("llvm.x86.avx.round.ps.256", how))
+    name = "llvm.x86.avx512.mask.rndscale.ps.512"
+    every, current = Lanes(x.w, V(I16, "-1")), Lanes(x.w, V(I32, "4"))
+    return by_chunks([x], 16, lambda part: part.call_exactly(name, how, part, every, current))
 
 
 # two operands
@@ -197,12 +202,10 @@ def _divided(a: Lanes, b: Lanes, dtype: DType) -> tuple[Lanes, Lanes]:
         quotient = _quotient(a, zero.select(b.of(1), b), dtype)
         return quotient, a - quotient * b
     negated = b.eq(-1)
-    trapping = Lanes(a.w, a.w.op(zero.v.type, f"or {zero.v}, {negated.v.ref}"))
-    quotient = _quotient(a, trapping.select(b.of(1), b), dtype)
+    quotient = _quotient(a, (zero | negated).select(b.of(1), b), dtype)
     quotient = negated.select(-a, quotient)
     rest = a - quotient * b  # of the sign of a, smaller than b
-    off = (rest ^ b).lt(0)
-    down = Lanes(a.w, a.w.op(off.v.type, f"and {off.v}, {rest.ne(0).v.ref}"))
+    down = (rest ^ b).lt(0) & rest.ne(0)
     return quotient - down.zext(a.element), down.select(rest + b, rest)
 
 

@@ -7,9 +7,9 @@ What one instruction of x86 can look up, by the features of the machine:
     vpermw      avx512bw                                      32 entries of 16 bits; vpermi2w 64
     vpermd      avx512f                                       16 entries of 32 bits; vpermi2d 32
 
-Larger byte tables are cut: two `vpermi2b` and a choice by bit 7, or one `pshufb` for each 16 bytes,
-whose index is `min(index ^ 16k, 0x7F..0xFF)`: a saturating addition of 0x70 sets bit 7, and so gives
-0, unless the index lies in part k. Where nothing fits, the lanes load from memory one by one.
+Larger byte tables are cut: two `vpermi2b` and a choice by bit 7, or one `pshufb` for each 16 bytes.
+The index of part k is (index ^ 16k) + 0x70 with saturation, of which bit 7 is set, and so gives 0,
+unless the index lies in that part. Where nothing fits, the lanes load from memory one by one.
 """
 
 from __future__ import annotations
@@ -146,10 +146,7 @@ def load_each(x: Lanes, entries: Sequence[int], element: str) -> Lanes:
 
 
 def is_quick(x: Lanes, count: int) -> bool:
-    """Whether `lookup_wide` of `count` entries takes a few instructions, not a load for each lane.
-
-    Four-byte entries whose bytes all differ take the more; small floats have two that do.
-    """
+    """Whether `lookup_wide` takes a few instructions for each byte that differs between entries."""
     if not x.is_vector:
         return False
     return x.has("avx512vbmi") or (count <= 16 and x.has("ssse3"))
@@ -204,7 +201,7 @@ def _planes(x: Lanes, entries: Sequence[int], element: str) -> Lanes:
 
 
 def _interleaved(a: Lanes, b: Lanes, element: str) -> list[Lanes]:
-    """Lanes of `a` and `b` in turn, as lanes of double width: low and high half of each 16 bytes."""
+    """Lanes of `a` and `b` in turn, as wider lanes: the low, then the high halves of 16 bytes."""
     w, row = a.w, 128 // a.bits
     out = []
     for half in (0, row // 2):

@@ -10,20 +10,21 @@ multiply-add, on every 41st float (`tests/codegen/test_mathlib.py` tries fewer i
     sigmoid   2.3    everywhere; negative arguments keep their relative precision
     tanh      2.6    everywhere
     erf       1.2    everywhere
-    sin cos   2.0    |x| <= 2^20; beyond, the C library's in f64, lane by lane, where a lane needs it
+    sin cos   2.0    |x| <= 2^20; beyond, the C library's of f64, lane by lane
 
 f64 goes to the C library, lane by lane.
 
 **Reduction.** exp x = 2^n e^r, where n = round(x log2 e) comes from adding 1.5 * 2^23 (n is then in
 the low bits of the sum) and r = x - n ln2, |r| <= ln2 / 2, with ln2 in two parts, the first of so
-few bits that n times it is exact. 2^n is multiplied in two halves, as neither 2^128 nor 2^-149 times
-a normal number is one: the first product is exact, the second rounds once. log x = k ln2 + log(1 +
-f), 1 + f in [sqrt(1/2), sqrt 2), from the bits of x less those of sqrt(1/2). sin and cos: x - n pi/2
-in f64, with pi/2 in two parts of which the first has 33 bits, exact for n < 2^20; then in f32.
+few bits that n times it is exact. 2^n is multiplied in two halves, as neither 2^128 nor 2^-149 is a
+normal number: the first product is exact, the second rounds once. log x = k ln2 + log(1 + f), 1 + f
+in [sqrt(1/2), sqrt 2), from the bits of x less those of sqrt(1/2). sin and cos: x - n pi/2 in f64,
+with pi/2 in two parts of which the first has 33 bits, exact for n < 2^20; then in f32.
 
 **Polynomials** minimise the greatest relative error of the whole function (iteratively reweighted
 least squares on 801 Chebyshev points, values in 40 digits), the coefficients rounded to f32 one at
-a time, lowest power first, the rest fitted anew after each. Their own error:
+a time, lowest power first, the rest fitted anew after each: `tests/codegen/fit.py` makes them again
+from the functions. Their own error:
 
     e^r = 1 + r + r^2 Q(r)              |r| <= ln2 / 2           2^-28.2
     2^r = 1 + r Q(r)                    |r| <= 1/2               2^-28.3

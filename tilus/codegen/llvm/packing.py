@@ -1,4 +1,4 @@
-"""Codes in and out of dense bytes: code i is bits [i * bits, (i+1) * bits) of one little-endian run.
+"""Codes in and out of dense bytes: code i is bits [i * bits, (i+1) * bits), little-endian.
 
 With `avx512vbmi`, 64 codes of any width take three instructions: `vpermb` spreads `bits` bytes into
 each 64-bit lane, `vpmultishiftqb` takes the eight bytes that start at bits 0, b, 2b.. of it, and an

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tilus import dtypes
-from tilus.codegen.llvm.convert import cast
+from tilus.codegen.llvm.convert import cast, register_constant
 from tilus.codegen.llvm.elementwise import binary, compare, unary
 from tilus.codegen.llvm.writer import I1, V, Writer, constant, element_type
 from tilus.dtypes import DType
@@ -42,7 +42,7 @@ class Scalars:
 
     def const(self, value: float | int | bool, dtype: DType) -> V:
         """A constant of an element type."""
-        return constant(element_type(dtype), value)
+        return constant(element_type(dtype), register_constant(value, dtype))
 
     def index(self, e: Expr) -> V:
         """An integer expression as an i64."""

@@ -49,8 +49,11 @@ def vector(element: str, lanes: int) -> str:
 
 
 def element_type(dtype: DType) -> str:
-    """The LLVM type that holds one value in a register; codes of narrow types lie in an i8."""
-    names = {"f16": HALF, "bf16": BFLOAT, "f32": FLOAT, "tf32": FLOAT, "f64": DOUBLE, "bool": I1}
+    """The LLVM type that holds one value in a register; codes of narrow types lie in an i8.
+
+    bf16 is held as its bits: machines without it would take vectors of it apart.
+    """
+    names = {"f16": HALF, "bf16": I16, "f32": FLOAT, "tf32": FLOAT, "f64": DOUBLE, "bool": I1}
     if dtype.name in names:
         return names[dtype.name]
     return f"i{max(8, dtype.bits)}"

@@ -149,3 +149,68 @@ def matmul_i8(
         if BIAS:
             total = total + tilus.expand_dims(tilus.load_global(B, (panel * PANEL,), (PANEL,)), 0)
         tilus.store_global(Y, tilus.cast(total, TYPE), (block * BM, panel * PANEL))
+
+
+@tilus.jit(num_threads=1)
+def matmul_exact(
+    x: tilus.ptr[f32],  # [row blocks, chunks, BM, chunk]
+    w: tilus.ptr[u8],  # [panels, chunks, bytes]
+    w_scale: tilus.ptr[f32],  # [n] of each column, in whole panels, if the format has no groups
+    bias: tilus.ptr[f32],  # [n], in whole panels
+    out: tilus.ptr[u8],  # [rows, n] of TYPE
+    rows: i32,
+    n: i32,
+    chunks: i32,
+    form: tilus.constexpr,  # PanelFormat
+    WEIGHTS: tilus.constexpr,  # the element type of the codes
+    TYPE: tilus.constexpr,
+    BIAS: tilus.constexpr,
+    BM: tilus.constexpr,
+    BLOCKS: tilus.constexpr,
+):
+    """One panel of the product in f32, for BLOCKS * BM rows."""
+    panel = tilus.block_idx(0)
+    W = tilus.global_view(w, u8, (tilus.grid_dim(0), chunks, form.chunk_bytes))
+    X = tilus.global_view(x, f32, (tilus.grid_dim(1) * BLOCKS, chunks, BM, form.chunk))
+    C = tilus.global_view(w_scale, f32, (tilus.grid_dim(0) * PANEL,))
+    B = tilus.global_view(bias, f32, (tilus.grid_dim(0) * PANEL,))
+    Y = tilus.global_view(out, TYPE, (rows, n))
+    rows_of_group = form.chunk // form.groups
+    step_bytes = form.step * PANEL * form.bits // 8
+    whole = tilus.layouts.local(form.step, PANEL)
+    for b in range(BLOCKS):
+        block = tilus.block_idx(1) * BLOCKS + b
+        total = tilus.zeros(f32, (BM, PANEL))
+        for c in range(chunks):
+            for g in tilus.static_range(form.groups):
+                end = form.code_bytes + g * form.group_bytes
+                part = tilus.zeros(f32, (BM, PANEL))
+                for s in tilus.static_range(rows_of_group // form.step):
+                    row = g * rows_of_group + s * form.step
+                    codes = decode(W, panel, c, row // form.step * step_bytes, form)
+                    if form.bits < 8:
+                        codes = tilus.cast(codes, tilus.dtype(f"u{form.bits}"))
+                    codes = tilus.view(tilus.convert_layout(codes, whole), WEIGHTS, whole)
+                    weights = tilus.cast(codes, f32)
+                    if form.zeros:
+                        size = tilus.layouts.local(PANEL)
+                        raw = tilus.load_global(
+                            W, (panel, c, end + form.scale_bytes), (PANEL,), layout=size
+                        )
+                        weights = weights - tilus.expand_dims(tilus.cast(raw, f32), 0)
+                    xs = tilus.load_global(X, (block, c, 0, row), (BM, form.step))
+                    part = tilus.dot(xs, weights, part)
+                if form.group:
+                    size = form.scale_bytes
+                    flat = tilus.layouts.local(size)
+                    raw = tilus.load_global(W, (panel, c, end), (size,), layout=flat)
+                    scale = tilus.view(raw, form.scale, tilus.layouts.local(PANEL))
+                    factor = tilus.expand_dims(tilus.cast(scale, f32), 0)
+                    total = tilus.fma(part, tilus.broadcast(factor, (BM, PANEL)), total)
+                else:
+                    total = total + part
+        if not form.group:
+            total = total * tilus.expand_dims(tilus.load_global(C, (panel * PANEL,), (PANEL,)), 0)
+        if BIAS:
+            total = total + tilus.expand_dims(tilus.load_global(B, (panel * PANEL,), (PANEL,)), 0)
+        tilus.store_global(Y, tilus.cast(total, TYPE), (block * BM, panel * PANEL))
