@@ -24,15 +24,18 @@ from tilus.ir.program import Assign, Function, Seq, Stmt, walk
 from tilus.ir.rewrite import Rewriter
 from tilus.ir.target import target
 from tilus.kernels import weight_layout
+from tilus.options import options
 
 NAMES = [m.name for m in pkgutil.iter_modules(examples.__path__) if not m.name.startswith("_")]
 MATMUL = {"BM": 32, "BN": 32, "BK": 32}
 
 
+@pytest.mark.parametrize("interpreted", [False, True], ids=["native", "interpreted"])
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_and_agrees_with_its_reference(name: str) -> None:
+def test_runs_and_agrees_with_its_reference(name: str, interpreted: bool) -> None:
     torch.manual_seed(0)
-    checks = list(importlib.import_module(f"examples.{name}").main())
+    with options.scope(interpret=interpreted):
+        checks = list(importlib.import_module(f"examples.{name}").main())
     assert checks
     assert [c for c in checks if not c.passed] == []
 
