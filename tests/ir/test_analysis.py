@@ -189,7 +189,7 @@ def test_differences() -> None:
     assert facts.inputs(b) == {p.value for p in f.params}
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_is_inside(data) -> None:
     """What is said to lie inside does, for all indices of the loop and the grid."""

@@ -40,8 +40,11 @@ def test_text_after_every_pass(s) -> None:
     report = Report()
     lower(source, report=report)
     assert [name for name, _ in report.stages] == [p.name for p in PIPELINE]
+    seen = source
     for name, f in report.stages:
-        text = str(f)
+        if f is seen:
+            continue
+        seen, text = f, str(f)
         again = parse(text)
         assert again == f, name
         assert str(again) == text, name  # names and aliases, too, are stable
@@ -53,7 +56,7 @@ def test_text_is_the_same_in_every_process() -> None:
     code = (
         "from tests.samples import SAMPLES\n"
         "from tilus.ir.passes import lower\n"
-        "for s in SAMPLES[::7]: print(lower(s.program(s.threads[-1])))"
+        "for s in SAMPLES[::15]: print(lower(s.program(s.threads[-1])))"
     )
     texts = [
         subprocess.run(
@@ -66,4 +69,4 @@ def test_text_is_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     ]
     assert texts[0] == texts[1]
-    assert texts[0].count("kernel @") == len(SAMPLES[::7])
+    assert texts[0].count("kernel @") == len(SAMPLES[::15])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -79,7 +80,7 @@ class Sample:
 
     def program(self, num_threads: int) -> Function:
         """The kernel for a number of threads."""
-        return parse(self.text.replace("THREADS", str(num_threads)))
+        return parsed(self.text.replace("THREADS", str(num_threads)))
 
     def case(self, seed: int = 0) -> Case:
         """Fresh arguments."""
@@ -92,6 +93,9 @@ class Sample:
             args[name] = aligned(dtypes.pack(codes.reshape(-1), b.dtype.bits))
             values[name] = unpacked(args[name], b)
         return Case(self, args, values)
+
+
+parsed = lru_cache(maxsize=None)(parse)  # programs never change
 
 
 def aligned(data: Array, to: int = 256) -> Array:
