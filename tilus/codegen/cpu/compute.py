@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tilus.codegen.cpu.lower import CpuLowering
 from tilus.codegen.cpu.tiles import Digits, Tile, is_small, normalized
 from tilus.codegen.llvm import convert, elementwise
 from tilus.codegen.llvm.lookup import lookup
 from tilus.codegen.llvm.writer import I1, I8, I32, I64, V, constant, element_type, values, vector
-from tilus.codegen.registry import lowering, unsupported
-from tilus.dtypes import DType
+from tilus.codegen.registry import lowering
+from tilus.dtypes import DType, i32
 from tilus.errors import TilusNotImplementedError
-from tilus.ir.instructions import arith, debug, reduce, sync, tiles, view
+from tilus.ir.instructions import arith, reduce, tiles, view
 from tilus.ir.instructions.reduce import normalize_dim
-from tilus.layouts import Layout, local, permute, squeeze, unsqueeze
+from tilus.layouts import Layout, LayoutError, local, permute, squeeze, unsqueeze
 from tilus.layouts import reshape as reshaped
 from tilus.layouts import slice_ as sliced
 
@@ -181,8 +180,6 @@ def _(inst: view.ConvertLayout, f: CpuLowering, x: Tile) -> Tile:
 @lowering("cpu", view.Reshape)
 def _(inst: view.Reshape, f: CpuLowering, x: Tile) -> Tile:
     """Free in row-major order; that order is made if the digits cannot be cut otherwise."""
-    from tilus.layouts import LayoutError
-
     try:
         layout = reshaped(x.layout, inst.shape)
     except LayoutError:
@@ -453,8 +450,6 @@ def _chunk(f: CpuLowering, x: Tile, row: V, start: V, lanes: int) -> V:
 def _argmax(f: CpuLowering, x: Tile, layout: Layout, before: int, extent: int, after: int) -> Tile:
     """The first place of the largest element; the first NaN where there is nothing else."""
     w, s = f.w, f.scratch
-    from tilus.dtypes import i32
-
     kind = I8 if x.element == I1 else x.element
     place, out = s.in_memory(x), s.allocate(i32, layout)
     best, where = w.alloca(x.element, hint="best"), w.alloca(I32, hint="where")
@@ -524,65 +519,3 @@ def _(inst: reduce.Scan, f: CpuLowering, x: Tile) -> Tile:
 
     s.nest([before, after], lambda d, n: row(d[0], d[1], n))
     return Tile(x.dtype, local(*shape), memory=out)
-
-
-# order and debugging
-
-
-@lowering("cpu", sync.Sync, sync.Fence)
-def _(inst: sync.Sync | sync.Fence, f: CpuLowering) -> None:
-    """One thread is always in step with itself."""
-    if isinstance(inst, sync.Fence):
-        f.w.line("fence seq_cst")
-
-
-def _semaphore(inst: Any, f: CpuLowering, sem: Any) -> V:
-    from tilus.codegen.cpu.memory import access
-
-    a = access(f, sem, inst.offsets, Layout((), (), (), ()), ())
-    mask = a.mask(a.corner, 1)
-    if mask is not None:
-        outside = f.w.op(I1, f"xor {f.w.extract(mask, 0)}, true")
-        f.trap_if(outside, "out of bounds: the semaphore is outside its view")
-    return f.w.gep(sem.pointer, a.offset(a.corner), I32)
-
-
-@lowering("cpu", sync.SemaphoreAcquire)
-def _(inst: sync.SemaphoreAcquire, f: CpuLowering, sem: Any, offsets: object, value: V) -> None:
-    w = f.w
-    place = _semaphore(inst, f, sem)
-    wanted = convert.cast(w, inst.value.dtype, sem.dtype, value)
-    head, end = w.fresh_label("wait"), w.fresh_label("acquired")
-    w.label(head)
-    seen = w.op(I32, f"load atomic i32, {place} acquire, align 4", "seen")
-    w.branch(w.compare("icmp", "eq", seen, wanted), end, head)
-    w.label(end)
-
-
-@lowering("cpu", sync.SemaphoreRelease)
-def _(inst: sync.SemaphoreRelease, f: CpuLowering, sem: Any, offsets: object, value: V) -> None:
-    wanted = convert.cast(f.w, inst.value.dtype, sem.dtype, value)
-    f.w.line(f"store atomic {wanted}, {_semaphore(inst, f, sem)} release, align 4")
-
-
-@lowering("cpu", debug.DeviceAssert)
-def _(inst: debug.DeviceAssert, f: CpuLowering, cond: Any) -> None:
-    w = f.w
-    held = cond
-    if isinstance(cond, Tile):
-        place, size = f.scratch.in_memory(cond), cond.size
-        flag = w.alloca(I8, hint="held")
-        w.store(constant(I8, 1), flag, 1)
-
-        def step(k: V) -> None:
-            one = w.load(I8, w.gep(place, k, I8), 1)
-            w.store(w.binary("and", w.load(I8, flag, 1), one), flag, 1)
-
-        f.scratch.loop(size, step)
-        held = w.cast("trunc", w.load(I8, flag, 1), I1)
-    message = f"assertion failed{': ' + inst.message if inst.message else ''}"
-    f.trap_if(w.op(I1, f"xor {held}, true"), message)
-
-
-unsupported("cpu", debug.PrintTensor, "native code does not print; interpret the kernel")
-unsupported("cpu", debug.Breakpoint, "there is no debugger in native code; interpret the kernel")

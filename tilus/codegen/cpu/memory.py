@@ -29,7 +29,7 @@ from tilus.codegen.llvm.writer import (
     vector,
 )
 from tilus.codegen.registry import lowering
-from tilus.dtypes import DType
+from tilus.dtypes import DType, i32
 from tilus.ir import machine
 from tilus.ir.analysis import row_major_strides
 from tilus.ir.expr import Const, Expr
@@ -410,15 +410,9 @@ def _(inst: AllocateShared, f: CpuLowering) -> Memory:
         pointer,
         [V(I64, str(n)) for n in shape],
         [V(I64, str(s)) for s in strides],
-        [Const(n, _i32()) for n in shape],
+        [Const(n, i32) for n in shape],
         shared=True,
     )
-
-
-def _i32() -> DType:
-    from tilus.dtypes import i32
-
-    return i32
 
 
 OneTile = LoadGlobal | StoreGlobal | LoadShared | StoreShared | AtomicAdd

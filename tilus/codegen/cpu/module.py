@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from tilus.codegen.cpu import compute, matrix, memory  # noqa: F401  (they register lowerings)
+from tilus.codegen.cpu import compute, matrix, memory, order  # noqa: F401  (their lowerings)
 from tilus.codegen.cpu.lower import CpuLowering
 from tilus.codegen.llvm.function import Fault
 from tilus.codegen.llvm.writer import Module, Writer

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilus.codegen.llvm.scalars import Scalars
-from tilus.codegen.llvm.writer import I1, I32, V, Writer, constant, element_type
+from tilus.codegen.llvm.writer import V, Writer, constant, element_type
 from tilus.codegen.registry import find_or_raise
 from tilus.errors import Span, TilusNotImplementedError
 from tilus.ir.analysis import Analysis
@@ -308,6 +308,3 @@ class FunctionLowering:
             self.seq(s.body)
         self.loops.pop()
         self.results = outer
-
-
-__all__ = ["I1", "I32", "Fault", "FunctionLowering", "Loop", "Slot"]

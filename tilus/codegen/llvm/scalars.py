@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tilus import dtypes
 from tilus.codegen.llvm.convert import cast, register_constant
 from tilus.codegen.llvm.elementwise import binary, compare, unary
 from tilus.codegen.llvm.writer import I1, V, Writer, constant, element_type
 from tilus.dtypes import DType
 from tilus.ir.analysis import Analysis
-from tilus.ir.expr import Apply, Const, Expr, GridIndex, Value, kind_of
+from tilus.ir.expr import Apply, Const, Expr, GridIndex, Value
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 RENAMED = {"min": "minimum", "max": "maximum"}
@@ -112,8 +111,3 @@ class Scalars:
             w.goto(end)
         w.label(end)
         return w.load(element_type(dtype), slot, 1)
-
-
-def is_float(dtype: DType) -> bool:
-    """Whether scalars of the type are floats."""
-    return kind_of(dtype) == "f" and dtype != dtypes.bool_

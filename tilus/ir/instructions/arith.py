@@ -18,6 +18,7 @@ from tilus.errors import TilusTypeError, TilusValueError
 from tilus.ir.expr import Value, kind_of
 from tilus.ir.inst import Inst, Layouts, born, check_tile
 from tilus.ir.types import TileType
+from tilus.layouts import local, replicated
 
 if TYPE_CHECKING:
     from tilus.ir.target import Target
@@ -516,8 +517,6 @@ class Lookup(Inst, opcode="lookup"):
         return TileType(table.dtype, index.shape)
 
     def layouts(self, known: Layouts, target: Target, num_threads: int) -> Layouts:
-        from tilus.layouts import local, replicated
-
         out = {"table": replicated(num_threads) * local(self.table.type.shape[0])}  # type: ignore[union-attr]
         for n in ("result", "index"):
             if n in known:
