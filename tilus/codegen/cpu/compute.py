@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tilus.codegen.cpu.lower import CpuLowering
-from tilus.codegen.cpu.tiles import Digits, Tile, is_small, normalized
+from tilus.codegen.cpu.tiles import Digits, Tile, is_small
 from tilus.codegen.llvm import convert, elementwise
+from tilus.codegen.llvm.lanes import Lanes
 from tilus.codegen.llvm.lookup import lookup
 from tilus.codegen.llvm.writer import I1, I8, I32, I64, V, constant, element_type, values, vector
 from tilus.codegen.registry import lowering
@@ -166,8 +167,8 @@ def reread(f: CpuLowering, x: Tile, dtype: DType) -> Tile:
         alike = dtype.is_integer and x.dtype.is_signed == dtype.is_signed
         if dtype.bits == 8 or alike:
             return v
-        v = f.w.binary("and", v, constant(v.type, (1 << dtype.bits) - 1))
-        return normalized(f.w, v, dtype)
+        low = Lanes(f.w, v) & ((1 << dtype.bits) - 1)
+        return convert.normalized(low, dtype).v
 
     return mapped(f, dtype, [x], emit)
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilus.codegen.cpu.lower import CpuLowering
-from tilus.codegen.cpu.tiles import Digits, Tile, element_bytes, is_small, stored
+from tilus.codegen.cpu.tiles import Digits, Tile, element_bytes, is_small, pieces, stored
+from tilus.codegen.llvm.convert import normalized
+from tilus.codegen.llvm.lanes import Lanes, mangled
 from tilus.codegen.llvm.writer import (
     BFLOAT,
     HALF,
@@ -190,10 +192,7 @@ class Access:
         limit = constant(code.type, (1 << dtype.bits) - 1)
         code = w.binary("and", code, limit)
         code = w.select(mask, code, constant(code.type, machine.code_of(other, dtype)))
-        if dtype.is_integer and dtype.is_signed:
-            shift = constant(code.type, 8 - dtype.bits)
-            code = w.binary("ashr", w.binary("shl", code, shift), shift)
-        return code
+        return normalized(Lanes(w, code), dtype).v
 
     def bit_positions(self, at: Sequence[V], lanes: int) -> V:
         """The first bit of each lane's element."""
@@ -293,18 +292,10 @@ class Access:
         """Write the whole tile; its lanes are in the order of this access's layout."""
         s = self.f.scratch
         if tile.vector is not None:
-            *outer, inner = tile.sizes
-            x = s.whole(tile)
-            for number in range(math.prod(outer)):
-                digits: list[V] = []
-                rest = number
-                for size in reversed(outer):
-                    rest, digit = divmod(rest, size)
-                    digits.insert(0, V(I64, str(digit)))
-                for start in range(0, inner, 64):
-                    lanes = min(64, inner - start)
-                    part = self.f.w.part(x, number * inner + start, lanes)
-                    self.write([*digits, V(I64, str(start))], part)
+            x, start = s.whole(tile), 0
+            for digits, lanes in pieces(tile.sizes):
+                self.write(digits, self.f.w.part(x, start, lanes))
+                start += lanes
             return
         s.nest(tile.sizes, lambda d, n: self.write(d, s.read(tile, d, n)))
 
@@ -345,14 +336,6 @@ def moved_type(dtype: DType) -> str:
     """
     kind = stored_type(dtype)
     return I16 if kind in (HALF, BFLOAT) else kind
-
-
-def mangled(type_: str) -> str:
-    """A type as intrinsics' names spell it."""
-    v = V(type_, "")
-    short = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
-    element = short.get(v.element, v.element)
-    return f"v{v.lanes}{element}" if type_.startswith("<") else element
 
 
 def access(
@@ -459,10 +442,8 @@ def _(inst: CopyAsyncCommitGroup | CopyAsyncWaitGroup, f: CpuLowering) -> None:
 @lowering("cpu", Prefetch)
 def _(inst: Prefetch, f: CpuLowering, src: Memory, offsets: object) -> None:
     w = f.w
-    corner = access(f, src, inst.offsets, Layout((), (), (), ()), ()).corner
-    total = V(I64, "0")
-    for a, s in zip(corner, src.strides, strict=True):
-        total = w.binary("add", total, w.binary("mul", a, s))
+    at = access(f, src, inst.offsets, Layout((), (), (), ()), ())
+    total = at.offset(at.corner)
     bits = w.binary("mul", total, V(I64, str(src.dtype.bits)))
     base = w.gep(src.pointer, w.op(I64, f"ashr {bits}, 3"), I8)
     size = math.prod(inst.shape) * src.dtype.bits // 8

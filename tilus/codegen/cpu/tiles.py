@@ -16,10 +16,13 @@ as they came from memory or a `view`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Protocol
 
+from tilus.codegen.llvm.convert import normalized
+from tilus.codegen.llvm.lanes import Lanes
 from tilus.codegen.llvm.packing import pack, unpack, unpack_interleaved
 from tilus.codegen.llvm.writer import I1, I8, I32, I64, PTR, V, Writer, element_type, vector
 from tilus.dtypes import DType
@@ -168,17 +171,7 @@ class Scratch:
         if tile.vector is not None:
             x = unpacked(self.w, tile.vector, tile.dtype, tile.size)
             return self.remember(tile, "whole", x)
-        parts = []
-        *outer, inner = tile.sizes
-        for number in range(math.prod(outer)):
-            digits: list[V] = []
-            for size in reversed(outer):
-                number, digit = divmod(number, size)
-                digits.insert(0, V(I64, str(digit)))
-            parts += [
-                self.read(tile, [*digits, V(I64, str(start))], min(64, inner - start))
-                for start in range(0, inner, 64)
-            ]
+        parts = [self.read(tile, digits, lanes) for digits, lanes in pieces(tile.sizes)]
         return self.remember(tile, "whole", self.w.join(parts))
 
     def opened(self, tile: Tile) -> Tile:
@@ -197,7 +190,7 @@ class Scratch:
         order = [inner, *digits[:-1], *([rest] if rest.size > 1 else [])]
         layout = Layout.from_digits(tile.layout.shape, (), order)
         codes = self.w.join(unpack_interleaved(self.w, tile.vector, bits))
-        return Tile(tile.dtype, layout, normalized(self.w, codes, tile.dtype))
+        return Tile(tile.dtype, layout, normalized(Lanes(self.w, codes), tile.dtype).v)
 
     def bytes_of(self, tile: Tile) -> V:
         """The tile's bits as bytes, in the order of its layout: what a `view` reads."""
@@ -301,6 +294,15 @@ class Scratch:
         level([])
 
 
+def pieces(sizes: Sequence[int]) -> Iterator[tuple[list[V], int]]:
+    """(digits, lanes) of runs of at most 64 elements, in order, that together are a whole tile."""
+    *outer, inner = sizes
+    for place in product(*map(range, outer)):
+        fixed = [V(I64, str(digit)) for digit in place]
+        for start in range(0, inner, 64):
+            yield [*fixed, V(I64, str(start))], min(64, inner - start)
+
+
 def element_bytes(kind: str) -> int:
     """Bytes of an element in memory, which is also its alignment."""
     sizes = {PTR: 8, "half": 2, "bfloat": 2, "float": 4, "double": 8}
@@ -309,12 +311,4 @@ def element_bytes(kind: str) -> int:
 
 def unpacked(w: Writer, packed: V, dtype: DType, count: int) -> V:
     """Codes of sub-byte elements, one in each i8, normalised by the type's sign."""
-    return normalized(w, unpack(w, packed, dtype.bits, count), dtype)
-
-
-def normalized(w: Writer, codes: V, dtype: DType) -> V:
-    """Codes in i8 lanes with the sign of a signed type spread over the high bits."""
-    if dtype.is_integer and dtype.is_signed:
-        shift = V(codes.type, f"splat (i8 {8 - dtype.bits})")
-        codes = w.binary("ashr", w.binary("shl", codes, shift), shift)
-    return codes
+    return normalized(Lanes(w, unpack(w, packed, dtype.bits, count)), dtype).v

@@ -68,6 +68,14 @@ def decode(W, panel, c, at: tilus.constexpr, form: tilus.constexpr):
     return codes
 
 
+@tilus.jit
+def stored_row(W, panel, c, at: tilus.constexpr, dtype: tilus.constexpr):
+    """One number for each column of the panel, from byte `at` of a chunk on: [1, 16]."""
+    size = PANEL * dtype.bits // 8
+    raw = tilus.load_global(W, (panel, c, at), (size,), layout=tilus.layouts.local(size))
+    return tilus.expand_dims(tilus.view(raw, dtype, tilus.layouts.local(PANEL)), 0)
+
+
 @tilus.jit(num_threads=1)
 def matmul_i8(
     x: tilus.ptr[i8],  # [row blocks, chunks, BM, chunk]
@@ -109,12 +117,8 @@ def matmul_i8(
                 acc = ()
                 for part in form.form.parts:
                     if form.zeros:
-                        size = tilus.layouts.local(PANEL)
-                        raw = tilus.load_global(
-                            W, (panel, c, end + form.scale_bytes), (PANEL,), layout=size
-                        )
-                        zero = tilus.expand_dims(tilus.cast(raw, i32), 0)
-                        acc = (*acc, -(sums * zero))
+                        zero = stored_row(W, panel, c, end + form.scale_bytes, u8)
+                        acc = (*acc, -(sums * tilus.cast(zero, i32)))
                     else:
                         acc = (*acc, tilus.broadcast(sums * -part.zero, (BM, PANEL)))
                 for s in tilus.static_range(rows_of_group // form.step):
@@ -135,11 +139,8 @@ def matmul_i8(
                     whole = weighted if whole is None else whole + weighted
                 factor = x_row * (1.0 / form.form.factor) if form.form.factor != 1.0 else x_row
                 if form.group:
-                    size = form.scale_bytes
-                    flat = tilus.layouts.local(size)
-                    raw = tilus.load_global(W, (panel, c, end), (size,), layout=flat)
-                    scale = tilus.view(raw, form.scale, tilus.layouts.local(PANEL))
-                    factor = factor * tilus.expand_dims(tilus.cast(scale, f32), 0)
+                    scale = stored_row(W, panel, c, end, form.scale)
+                    factor = factor * tilus.cast(scale, f32)
                 else:
                     factor = tilus.broadcast(factor, (BM, PANEL))
                 total = tilus.fma(tilus.cast(whole, f32), factor, total)
@@ -193,19 +194,12 @@ def matmul_exact(
                     codes = tilus.view(tilus.convert_layout(codes, whole), WEIGHTS, whole)
                     weights = tilus.cast(codes, f32)
                     if form.zeros:
-                        size = tilus.layouts.local(PANEL)
-                        raw = tilus.load_global(
-                            W, (panel, c, end + form.scale_bytes), (PANEL,), layout=size
-                        )
-                        weights = weights - tilus.expand_dims(tilus.cast(raw, f32), 0)
+                        zero = stored_row(W, panel, c, end + form.scale_bytes, u8)
+                        weights = weights - tilus.cast(zero, f32)
                     xs = tilus.load_global(X, (block, c, 0, row), (BM, form.step))
                     part = tilus.dot(xs, weights, part)
                 if form.group:
-                    size = form.scale_bytes
-                    flat = tilus.layouts.local(size)
-                    raw = tilus.load_global(W, (panel, c, end), (size,), layout=flat)
-                    scale = tilus.view(raw, form.scale, tilus.layouts.local(PANEL))
-                    factor = tilus.expand_dims(tilus.cast(scale, f32), 0)
+                    factor = tilus.cast(stored_row(W, panel, c, end, form.scale), f32)
                     total = tilus.fma(part, tilus.broadcast(factor, (BM, PANEL)), total)
                 else:
                     total = total + part
