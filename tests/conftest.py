@@ -31,6 +31,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.stash[USED] = set()
     os.environ.setdefault("TILUS_VERIFY", "each")
+    os.environ.setdefault("TILUS_AUTOTUNE", "0")
 
 
 def pytest_collection_modifyitems(items):

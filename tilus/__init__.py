@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Where each family of names lives; the first module that offers a name has it.
-_SOURCES = ("tilus.lang", "tilus.dtypes", "tilus.tensor", "tilus.errors", "tilus.kernels")
+_SOURCES = tuple(
+    f"tilus.{name}" for name in "lang dtypes tensor errors lang.autotune runtime kernels".split()
+)
 _PACKAGES = "codegen dtypes errors ir kernels lang layouts options runtime tensor".split()
 
 if TYPE_CHECKING:
     from tilus.dtypes import *  # noqa: F403
     from tilus.lang import *  # noqa: F403
+    from tilus.lang.autotune import *  # noqa: F403
+    from tilus.runtime import Graph as Graph
     from tilus.tensor import Tensor as Tensor
 
 

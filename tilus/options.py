@@ -65,9 +65,9 @@ class Option(Generic[T]):
             ) from None
 
 
-def _flag(doc: str) -> Option[bool]:
+def _flag(doc: str, default: bool = False) -> Option[bool]:
     words = {"1": True, "true": True, "0": False, "false": False}
-    return Option(False, lambda text: words[text.lower()], "1 or 0", doc)
+    return Option(default, lambda text: words[text.lower()], "1 or 0", doc)
 
 
 def _choice(*words: str, doc: str) -> Option[str]:
@@ -103,6 +103,7 @@ class Options:
         "Compile for a CPU with these features only, instead of all that this one has.",
     )
     always_compile = _flag("Compile kernels again even if the cache has them.")
+    autotune = _flag("Measure a tuned kernel's configs; if 0, the cost model alone chooses.", True)
     full_traceback = _flag("Show the frames of tilus itself in the traceback of an error.")
 
     @contextmanager

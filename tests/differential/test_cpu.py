@@ -10,7 +10,8 @@ from tilus.errors import TilusNotImplementedError
 from tilus.ir.inst import REGISTRY
 from tilus.ir.passes import lower
 from tilus.options import options
-from tilus.runtime.cpu import compile_cpu, host_features, host_target
+from tilus.runtime.cpu import compile_cpu, host_target
+from tilus.runtime.jit import host_features
 
 NATIVE = [s for s in SAMPLES if 1 in s.threads]
 AVX2 = "avx,avx2,f16c,fma,sse3,sse4.1,sse4.2,ssse3"
@@ -41,7 +42,7 @@ def check(sample: Sample) -> None:
     case = sample.case()
     args = [
         x.ctypes.data if hasattr(x, "ctypes") else x
-        for x in (case.args[p.value.name] for p in kernel.function.params)
+        for x in (case.args[p.value.name] for p in kernel.params)
     ]
     grid = (*sample.grid, 1, 1)[:3]
     kernel.launch(args, grid)

@@ -236,6 +236,19 @@ def test_known_insides() -> None:
     assert not facts.is_inside(apply("sub", a, 1), 1, n)
 
 
+def test_a_minimum_bounds_a_loop() -> None:
+    f = parse("""kernel @k(%n: i32) threads 1 {
+      let %first = block_idx(0) * 4
+      let %count = min(%n - %first, 4)
+      for %i < %count { let %a = %first + %i }
+    }""")
+    facts = Analysis(f)
+    a = next(s.var for s in walk(f.body) if isinstance(s, Let) and s.var.name == "a")
+    assert facts.is_inside(a, 1, f.params[0].value)
+    assert not facts.is_inside(a, 2, f.params[0].value)
+    assert facts.is_inside(a, 1, apply("mul", GridIndex("grid_dim", 0), 4))
+
+
 def test_loops() -> None:
     f = parse("kernel @k(%n: i64) threads 1 { for %i < %n { } for %j < 0 { } for %k < -5 { } }")
     facts = Analysis(f)

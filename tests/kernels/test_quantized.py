@@ -10,9 +10,10 @@ from tilus.dtypes import NARROW_TYPES, DType
 from tilus.errors import TilusTypeError, TilusValueError
 from tilus.kernels.integers import integer_form
 from tilus.kernels.panels import Plane
-from tilus.kernels.quantized import matmul, quantize_weight
+from tilus.kernels.product import matmul
+from tilus.kernels.quantized import quantize_weight
 from tilus.options import options
-from tilus.runtime.cpu import host_features
+from tilus.runtime.jit import host_features
 
 WEIGHTS = [t for t in NARROW_TYPES if integer_form(t) and t != dtypes.bool_]
 
@@ -74,9 +75,43 @@ def test_groups_with_exact_activations(group: int | None) -> None:
 
 @pytest.mark.parametrize("dtype", ["f8e4m3", "f7e4m2"])
 def test_wide_types_are_multiplied_exactly(dtype: str) -> None:
+    """No integers stand for them: x is rounded to bf16 at most, weights not at all."""
     weight = quantize_weight(torch.randn(16, 64), dtype, group_size=32)
-    x = torch.randn(3, 64)
-    assert torch.equal(matmul(x, weight), matmul(x, weight, activations="exact"))
+    x = torch.randn(3, 64).bfloat16().float()
+    want = matmul(x, weight, activations="exact")
+    torch.testing.assert_close(matmul(x, weight), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u4", "u8", "i3", "f6e3m2", "f8e4m3", "f8e5m2", "nf4"])
+def test_exact_products_of_bf16(dtype: str) -> None:
+    """Products of bf16 are exact in f32: only sums round (and the result, to bf16)."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(11, 256, generator=generator).bfloat16()
+    weight = quantize_weight(torch.randn(33, 256, generator=generator), dtype, group_size=64)
+    dense = weight.dequantize().double().T
+    got = matmul(x, weight, activations="exact")
+    want = x.double() @ dense
+    sizes = x.double().abs() @ dense.abs()
+    assert ((got.double() - want).abs() <= 2.0**-8 * want.abs() + 256 * 2.0**-24 * sizes).all()
+
+
+@pytest.mark.parametrize("activations", ["int8", "exact"])
+@pytest.mark.parametrize("group", [32, 128, None])
+def test_float_zero_points(group: int | None, activations: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    original = torch.randn(19, 256, generator=generator) + 5.0  # no group reaches 0
+    weight = quantize_weight(original, "u3", group_size=group, zero_point="float")
+    assert weight.zeros is not None and weight.zeros.dtype == dtypes.f16
+    plain = quantize_weight(original, "u3", group_size=group)
+    error = (weight.dequantize() - original).norm()
+    assert error < (plain.dequantize() - original).norm()
+    for kind in (torch.float32, torch.bfloat16):
+        x = torch.randn(9, 256, generator=generator).to(kind)
+        exact = rounded(x, min(max(group or 256, 32), 256)) if activations == "int8" else x.double()
+        want = exact @ weight.dequantize().double().T
+        slack = 2e-5 if kind == torch.float32 else 2e-2
+        got = matmul(x, weight, activations=activations).double()
+        assert ((got - want).abs() <= slack * want.abs().max()).all()
 
 
 @pytest.mark.parametrize("group", [16, 32, 64, 128, 256, None])

@@ -11,7 +11,7 @@ import torch
 import tilus
 from tilus import f32, i32
 from tilus.options import options
-from tilus.runtime import cache
+from tilus.runtime import cache, program
 
 
 @tilus.jit
@@ -23,14 +23,15 @@ def double(x: tilus.ptr[f32], n: i32, BLOCK: tilus.constexpr):
 
 @pytest.fixture
 def folder(tmp_path: Path):
+    program._team()  # which has an entry of its own
     with options.scope(cache_dir=tmp_path):
         cache._warn.cache_clear()
-        double._lowered.clear()
+        double.forget()
         yield tmp_path
 
 
 def launch() -> None:
-    double._lowered.clear()
+    double.forget()
     x = torch.arange(40, dtype=torch.float32)
     double[(2,)](x, 40, BLOCK=32)
     assert torch.equal(x, torch.arange(40) * 2.0)

@@ -11,6 +11,7 @@ expressions. Where arithmetic may wrap, only powers of two stay divisors and the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tilus import dtypes
@@ -141,11 +142,16 @@ class Analysis:
         room = {k: a.get(k, 0) - b.get(k, 0) for k in a | b}
         return self._is_not_negative(b, y) and self._is_not_negative(room, x - y - length)
 
+    def is_not_negative(self, e: Expr) -> bool:
+        """Whether an integer expression is certainly at least 0."""
+        return self._is_not_negative(*self.linear(e))
+
     def _is_not_negative(self, terms: dict[Expr, int], constant: int, depth: int = 8) -> bool:
         """Whether a sum of terms is certainly at least 0.
 
         A term that counts against it is replaced by the largest value it can have: a block's index
-        by the grid's extent - 1, a loop's index by the loop's extent - 1, x // n by x / n.
+        by the grid's extent - 1, a loop's index by the loop's extent - 1, x // n by x / n, a
+        minimum by either operand.
         """
         terms = {k: v for k, v in terms.items() if v}
         worst = constant
@@ -157,24 +163,25 @@ class Analysis:
         if depth == 0:
             return False
         for k, v in terms.items():
-            if v > 0:
-                continue
             rest = {t: n for t, n in terms.items() if t != k}
-            if isinstance(k, GridIndex) and k.kind == "block_idx":
-                bound: Expr = GridIndex("grid_dim", k.axis)
-                return self._is_not_negative(
-                    *_plus(rest, constant - v, v, ({bound: 1}, 0)), depth - 1
-                )
-            if isinstance(k, Value) and k in self.extents:
-                extent = self.linear(self.extents[k])
-                return self._is_not_negative(*_plus(rest, constant - v, v, extent), depth - 1)
-            n = k.args[1] if isinstance(k, Apply) and k.op == "floordiv" else None
-            if isinstance(n, Const) and int(n.value) > 0 and v % int(n.value) == 0:
-                assert isinstance(k, Apply)
-                whole = self.linear(k.args[0])
-                factor = v // int(n.value)
-                return self._is_not_negative(*_plus(rest, constant, factor, whole), depth - 1)
+            for factor, bound, offset in self._upper_bounds(k, v) if v < 0 else ():
+                more = _plus(rest, constant + offset, factor, self.linear(bound))
+                if self._is_not_negative(*more, depth - 1):
+                    return True
         return False
+
+    def _upper_bounds(self, k: Expr, v: int) -> Iterator[tuple[int, Expr, int]]:
+        """(f, e, c) such that v * k, with a negative v, is at least f * e + c."""
+        if isinstance(k, GridIndex) and k.kind == "block_idx":
+            yield v, GridIndex("grid_dim", k.axis), -v
+        elif isinstance(k, Value) and k in self.extents:
+            yield v, self.extents[k], -v
+        elif isinstance(k, Apply) and k.op == "min":
+            yield from ((v, a, 0) for a in k.args)
+        elif isinstance(k, Apply) and k.op == "floordiv":
+            n = k.args[1]
+            if isinstance(n, Const) and int(n.value) > 0 and v % int(n.value) == 0:
+                yield v // int(n.value), k.args[0], 0
 
     def can_trap(self, e: Expr) -> bool:
         """Whether evaluating it may divide by zero, shift too far or break a promise."""

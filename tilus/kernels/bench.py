@@ -1,11 +1,13 @@
 """Measuring quantised products beside the machine's own limits, in one run.
 
     ceilings    bytes a second that all threads read at best; dot products a second, int8 and bf16
-    a case      one shape: calls over copies of the weight that together exceed the last-level
-                cache, several rounds; the median round counts, with its spread
+    a case      one shape, over copies of the weight that together exceed the last-level cache
 
-Bytes are the logical ones: n * k * bits / 8, and the scales. A call is the whole public one, the
-rounding of the activations included.
+A case is several rounds; each probes the limits for a moment and then times all copies, as one
+replay of a `tilus.Graph` (as a decoding step runs) and by calls from Python. Shares are the median
+of the rounds' own: a machine whose memory is slower for a while is so for both. Bytes are the
+logical ones: n * k * bits / 8, and the scales and zero points. The rounding of the activations is
+part of every product.
 """
 
 from __future__ import annotations
@@ -15,20 +17,26 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from tilus import dtypes
 from tilus.dtypes import DType
+from tilus.kernels import peers
 from tilus.kernels.device import ceilings as device
-from tilus.kernels.quantized import QuantizedWeight, compiled, matmul, quantize_weight
-from tilus.runtime.cpu import CpuKernel, host_features
+from tilus.kernels.product import compiled, matmul
+from tilus.kernels.quantized import QuantizedWeight, quantize_weight
+from tilus.runtime import memory
+from tilus.runtime.jit import host_features
+from tilus.runtime.program import CpuKernel, Graph
 
-READ_BYTES = 1 << 30
-COLD_BYTES = 448 << 20  # what weights of one-row cases rotate through
-WARM_BYTES = 48 << 20
-ROUNDS = 7
+READ_BYTES = 512 << 20
+PROBE_BYTES = 64 << 20
+COLD_BYTES = 448 << 20  # what weights rotate through
+ROUNDS = 9
+LEAST = 10e-3  # seconds of a round, at least
 
 
 @dataclass(frozen=True)
@@ -40,106 +48,175 @@ class Ceilings:
     bf16_gflops: float
 
 
-def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Times of several runs after one that is not counted, in increasing order."""
-    run()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
+def seconds(run: Callable[[], object], least: float = 0.0) -> float:
+    """How long a run takes: the mean of as many as fill `least` seconds."""
+    start, runs = time.perf_counter(), 0
+    while True:
         run()
-        times.append(time.perf_counter() - start)
-    return sorted(times)
+        runs += 1
+        spent = time.perf_counter() - start
+        if spent >= least:
+            return spent / runs
+
+
+class Reader:
+    """Reads memory as fast as it can, here and there in a stretch that no cache holds."""
+
+    def __init__(self) -> None:
+        self.data = memory.empty(READ_BYTES)
+        self.data.fill_(1)
+        self.out = torch.empty(READ_BYTES, dtype=torch.int32)
+        self.start = 0
+        loops = [(256, 4096), (1024, 1024), (2048, 512)]
+        self.loop = loops[0]
+        rates = []
+        for self.loop in loops:
+            rates.append(max(self.rate() for _ in range(2 * READ_BYTES // PROBE_BYTES)))
+        self.loop = loops[rates.index(max(rates))]
+        self.best = max(rates)
+
+    def rate(self) -> float:
+        """GB/s of one probe."""
+        run, runs = self.loop
+        kernel = compiled(device.read_all, {"RUN": run, "RUNS": runs})
+        address = self.data.data_ptr() + self.start
+        self.start = (self.start + PROBE_BYTES) % READ_BYTES
+        grid = (PROBE_BYTES // (run * runs), 1, 1)
+        return (
+            PROBE_BYTES / seconds(lambda: kernel.launch([address, self.out.data_ptr()], grid)) / 1e9
+        )
+
+
+class Multiplier:
+    """Multiplies what lies in registers and near memory."""
+
+    def __init__(self, a: DType, b: DType) -> None:
+        self.total = dtypes.i32 if a.is_integer else dtypes.f32
+        self.types, self.x = (a, b), torch.zeros(1 << 16, dtype=torch.uint8)
+        self.threads = torch.get_num_threads()
+        self.out = torch.empty(self.threads * 12 * 64, dtype=torch.uint8)
+        shapes = [(8, 16), (8, 32), (12, 16)]
+        self.shape = shapes[0]
+        rates = []
+        for self.shape in shapes:
+            rates.append(max(self.rate() for _ in range(8)))
+        self.shape = shapes[rates.index(max(rates))]
+        self.best = max(rates)
+
+    def rate(self) -> float:
+        """Giga-operations a second of one probe; a multiplication and an addition are two."""
+        rows, k = self.shape
+        a, b = self.types
+        names = {"A": a, "B": b, "C": self.total, "ROWS": rows, "K": k}
+        kernel: CpuKernel = compiled(device.multiply_all, names)
+        count = 80_000 * 16 // k
+        place = self.x.data_ptr()
+        args = [place, place, self.out.data_ptr(), count]
+        spent = seconds(lambda: kernel.launch(args, (self.threads, 1, 1)))
+        return 2.0 * self.threads * count * rows * 16 * k / spent / 1e9
+
+
+@lru_cache(maxsize=1)
+def _limits(threads: int) -> tuple[Reader, Multiplier, Multiplier]:
+    i8, bf16 = dtypes.i8, dtypes.bf16
+    return Reader(), Multiplier(i8, dtypes.u8), Multiplier(bf16, bf16)
 
 
 def measure_ceilings() -> Ceilings:
     """The best of several native loops each, on all threads."""
-    return Ceilings(_stream(), _peak(dtypes.i8, dtypes.u8), _peak(dtypes.bf16, dtypes.bf16))
+    reader, ints, floats = _limits(torch.get_num_threads())
+    return Ceilings(reader.best, ints.best, floats.best)
 
 
-def _stream() -> float:
-    data = torch.randint(0, 255, (READ_BYTES,), dtype=torch.uint8)
-    best = 0.0
-    for run, runs in ((256, 4096), (1024, 1024), (2048, 512)):
-        kernel = compiled(device.read_all, {"RUN": run, "RUNS": runs})
-        blocks = READ_BYTES // (run * runs)
-        out = torch.empty(blocks, dtype=torch.int32)
-        args = [data.data_ptr(), out.data_ptr()]
-        times = seconds(lambda k=kernel, a=args, n=blocks: k.launch(a, (n, 1, 1)), 5)  # type: ignore[misc]
-        best = max(best, READ_BYTES / times[0] / 1e9)
-    return best
+@dataclass
+class Times:
+    """What the rounds of a case gave, in microseconds and shares."""
 
-
-def _peak(a: DType, b: DType) -> float:
-    total = dtypes.i32 if a.is_integer else dtypes.f32
-    x = torch.zeros(1 << 16, dtype=torch.uint8)
-    blocks, count, best = torch.get_num_threads(), 20_000, 0.0
-    for rows, k in ((8, 16), (8, 32), (12, 16)):
-        names = {"A": a, "B": b, "C": total, "ROWS": rows, "K": k}
-        kernel = compiled(device.multiply_all, names)
-        out = torch.empty(blocks * rows * 16 * 4, dtype=torch.uint8)
-        args = [x.data_ptr(), x.data_ptr(), out.data_ptr(), count]
-        times = _launches(kernel, args, blocks)
-        best = max(best, 2.0 * blocks * count * rows * 16 * k / times[0] / 1e9)
-    return best
-
-
-def _launches(kernel: CpuKernel, args: Sequence[Any], blocks: int) -> list[float]:
-    return seconds(lambda: kernel.launch(args, (blocks, 1, 1)), 5)
+    us: list[float]
+    of_stream: list[float]
+    of_peak: list[float]
 
 
 def measure_case(
-    weights: DType, m: int, n: int, k: int, group: int | None, limits: Ceilings
+    weights: DType,
+    m: int,
+    n: int,
+    k: int,
+    group: int | None,
+    limits: Ceilings,
+    beside: Sequence[peers.Peer] = (),
 ) -> dict[str, Any]:
-    """One product: times, rates, their share of the limits, and both errors."""
+    """One product: times, rates, their share of the limits, both errors, and the peers' times."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(n, k, generator=generator)
     x = torch.randn(m, k, generator=generator)
     q = quantize_weight(w, weights, group_size=group)
     got = matmul(x, q).double()
     exact, original = x.double() @ q.dequantize().double().T, x.double() @ w.double().T
-    room = COLD_BYTES if m <= 4 else WARM_BYTES
-    copies = [_copied(q) for _ in range(max(2, -(-room // q.nbytes)))]
-
-    def round_() -> None:
+    copies = [_copied(q) for _ in range(max(2, -(-COLD_BYTES // q.nbytes)) if m <= 64 else 2)]
+    with Graph() as graph:
         for c in copies:
             matmul(x, c)
-
-    times = [t / len(copies) * 1e6 for t in seconds(round_)]
-    us = statistics.median(times)
-    operations, nbytes = 2.0 * m * n * k, n * k * weights.bits / 8 + q.scales.nbytes
-    gbps, gflops = nbytes / us / 1e3, operations / us / 1e3
+    runs: dict[str, tuple[Callable[[], object], int]] = {
+        "": (graph.replay, len(copies)),
+        "call": (lambda: [matmul(x, c) for c in copies], len(copies)),
+    }
+    for peer in beside:
+        if weights.bits in peer.bits:
+            calls = _calls(peer, w, x, m)
+            runs[peer.name] = (lambda c=calls: [call() for call in c], len(calls))  # type: ignore[misc]
+    nbytes = sum(t.nbytes for t in (q.codes, q.scales, q.zeros) if t is not None)
+    times = _rounds(runs, 2.0 * m * n * k, nbytes)
+    ours = times.pop("")
+    us = statistics.median(ours.us)
     return {
         "weights": str(weights), "m": m, "n": n, "k": k, "group": group,
-        "us": us, "us_min": times[0], "us_max": times[-1],
-        "gbps": gbps, "of_stream": gbps / limits.stream_gbps,
-        "gflops": gflops, "of_peak": gflops / limits.int8_gops,
+        "us": us, "us_min": min(ours.us), "us_max": max(ours.us),
+        "us_call": statistics.median(times.pop("call").us),
+        "gbps": nbytes / us / 1e3, "of_stream": statistics.median(ours.of_stream),
+        "gflops": 2.0 * m * n * k / us / 1e3, "of_peak": statistics.median(ours.of_peak),
         "error": _relative(got, exact), "error_unquantized": _relative(got, original),
-        "peers": _peers(x, w, n, k),
+        "peers": {name: {"us": statistics.median(t.us)} for name, t in times.items()},
     }  # fmt: skip
+
+
+def _rounds(
+    runs: dict[str, tuple[Callable[[], object], int]], operations: float, nbytes: int
+) -> dict[str, Times]:
+    """All runs, one after the other, several times over, each beside a probe of the limits."""
+    reader, ints, _ = _limits(torch.get_num_threads())
+    found = {name: Times([], [], []) for name in runs}
+    for run, _ in runs.values():
+        run()
+    for _ in range(ROUNDS):
+        for name, (run, products) in runs.items():
+            stream, peak = reader.rate(), ints.rate()
+            spent = seconds(run, LEAST) / products
+            stream = (stream + reader.rate()) / 2
+            found[name].us.append(spent * 1e6)
+            found[name].of_stream.append(nbytes / spent / 1e9 / stream)
+            found[name].of_peak.append(operations / spent / 1e9 / peak)
+    return found
+
+
+def _calls(
+    peer: peers.Peer, w: torch.Tensor, x: torch.Tensor, m: int
+) -> list[Callable[[], object]]:
+    """A peer's products with copies of the weight, in memory of their own each."""
+    nbytes = w.numel() * max(peer.bits) // 8
+    copies = max(2, -(-COLD_BYTES // nbytes)) if m <= 64 else 2
+    return [peer.make(w)(x) for _ in range(copies)]
 
 
 def _copied(q: QuantizedWeight) -> QuantizedWeight:
     """The same weight in other memory."""
-    packed = {form: data.clone() for form, data in q._packed.items()}
-    return replace(q, _packed=packed)
+    forms = {f: (memory.copied(x[0]), x[1]) for f, x in q.plans.items() if isinstance(x, tuple)}
+    return replace(q, plans=dict(forms))
 
 
 def _relative(got: torch.Tensor, want: torch.Tensor) -> float:
     """Root of the mean squared error, in units of the root of the mean square."""
     return float((got - want).pow(2).mean().sqrt() / want.pow(2).mean().sqrt())
-
-
-def _peers(x: torch.Tensor, w: torch.Tensor, n: int, k: int) -> dict[str, dict[str, float]]:
-    """torch's bf16 product of the same shape, on weights that rotate too."""
-    copies = [w.bfloat16() for _ in range(max(2, -(-WARM_BYTES // (n * k * 2))))]
-    half = x.bfloat16()
-
-    def round_() -> None:
-        for c in copies:
-            torch.nn.functional.linear(half, c)
-
-    times = seconds(round_, 3)
-    return {"torch_bf16": {"us": times[len(times) // 2] / len(copies) * 1e6}}
 
 
 def machine() -> dict[str, Any]:

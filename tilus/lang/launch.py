@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable, Mapping, Set
 from typing import Any, ParamSpec, TypeVar
 
@@ -10,20 +11,21 @@ import numpy as np
 
 from tilus import dtypes
 from tilus.dtypes import DType
-from tilus.errors import TilusError, TilusTypeError, TilusValueError
+from tilus.errors import TilusError, TilusNotImplementedError, TilusTypeError, TilusValueError
 from tilus.ir import interpreter
 from tilus.ir.passes import lower
 from tilus.ir.program import Function
 from tilus.lang.frame import Trace
+from tilus.lang.quick import ALIGNMENT, Quick
 from tilus.lang.signature import Parameter, Role, Signature
 from tilus.options import options
-from tilus.runtime.cpu import CpuKernel, compile_cpu, host_target
+from tilus.runtime.cpu import compile_cpu, host_target
+from tilus.runtime.program import CpuKernel, recording
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 NUM_THREADS = 128
-ALIGNMENT = 16  # what pointers (in bytes) and integers are specialised on
 Grid = int | tuple[int, ...] | Callable[[dict[str, Any]], Any]
 
 
@@ -58,6 +60,23 @@ def threads(num_warps: int | None, num_threads: int | None) -> int | None:
     return num_warps * 32 if num_warps is not None else None
 
 
+class Launch:
+    """A kernel on a grid of blocks, to be called with its arguments."""
+
+    __slots__ = ("grid", "kernel")
+
+    def __init__(self, kernel: Launcher, grid: Grid) -> None:
+        self.kernel, self.grid = kernel, grid
+
+    @hidden
+    def __call__(self, *args: Any, **keywords: Any) -> None:
+        """Run the kernel: as native code if a block may be one thread, else interpreted.
+
+        TILUS_INTERPRET=1 interprets it in any case.
+        """
+        self.kernel.start(self.grid, args, keywords)
+
+
 class Launcher:
     """What a kernel can do with arguments; `JitFunction` adds the translation."""
 
@@ -66,6 +85,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self._lowered: dict[Any, tuple[Any, Trace]] = {}
+        self._quick: Quick | None = None
 
     @property
     def signature(self) -> Signature:
@@ -82,19 +102,14 @@ class Launcher:
         """The kernel's IR."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Drop what was compiled in this process."""
+        self._lowered.clear()
+        self._quick = None
+
     def __getitem__(self, grid: Grid) -> Callable[..., None]:
         """`kernel[grid](*args, num_warps=4)`: run it on a grid of blocks."""
-
-        @hidden
-        def launch(*args: Any, **keywords: Any) -> None:
-            """Run the kernel: as native code if a block may be one thread, else interpreted.
-
-            TILUS_INTERPRET=1 interprets it in any case.
-            """
-            self._run(grid, args, keywords, options.interpret)
-
-        launch.__name__ = self.__name__
-        return launch
+        return Launch(self, grid)
 
     @hidden
     def interpret(self, *args: Any, grid: Grid, **keywords: Any) -> None:
@@ -107,9 +122,36 @@ class Launcher:
         """
         self._run(grid, args, keywords, True)
 
+    def start(self, grid: Grid, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Launch: the short way if it can be gone."""
+        if options.interpret:
+            self._run(grid, args, keywords, True)
+            return
+        quick = self._quick
+        if quick is None:
+            quick = self._quick = Quick(self.signature)
+        given = quick.arguments(args, keywords, options.cpu_features)
+        if given is None or type(grid) not in (int, tuple) or self.num_threads not in (None, 1):
+            self._run(grid, args, keywords, False)
+            return
+        key, words = given
+        kernel = quick.find(key)
+        if kernel is None:
+            made = self._run(grid, args, keywords, False)
+            if made is not None:
+                quick.enter(key, *made)
+            return
+        extents = resolve_grid(grid, {}, self.__name__)
+        if 0 not in extents:
+            try:
+                kernel.launch(words, extents, (args, keywords))
+            except struct.error:  # a number that its type does not hold: the long way says which
+                self._run(grid, args, keywords, False)
+
     def _run(
         self, grid: Grid, args: tuple[Any, ...], keywords: dict[str, Any], interpreted: bool
-    ) -> None:
+    ) -> tuple[CpuKernel, Trace] | None:
+        """Launch the long way; what native code was run, if any."""
         asked = threads(keywords.pop("num_warps", None), keywords.pop("num_threads", None))
         count = asked or self.num_threads
         bound = self.signature.bind(args, keywords)
@@ -119,22 +161,27 @@ class Launcher:
             if device is not None and getattr(device, "type", "cpu") != "cpu":
                 _fail(p, f"is on {device}; kernels run on CPU memory so far", "pass x.cpu()")
         if interpreted or count not in (None, 1):
-            function, values = self.specialize(bound, count or NUM_THREADS, _interpretable)
+            if recording() is not None:
+                raise TilusNotImplementedError(
+                    f"`{self.__name__}` is interpreted, and a graph records native kernels only"
+                )
+            (function, _), values = self.specialize(bound, count or NUM_THREADS, _interpretable)
             if 0 not in extents:
                 interpreter.run(function, values, extents)
-            return
-        kernel, values = self.specialize(bound, 1, _native)
+            return None
+        (kernel, trace), values = self.specialize(bound, 1, _native)
         if 0 not in extents:
             places = [
                 _address(p, values[p.name]) if p.role is Role.POINTER else values[p.name]
                 for p in self.signature.parameters
                 if p.role is not Role.CONSTEXPR
             ]
-            kernel.launch(places, extents)
+            kernel.launch(places, extents, values)
+        return kernel, trace
 
     def specialize(
         self, bound: dict[str, Any], count: int, finish: Callable[[Function], Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[tuple[Any, Trace], dict[str, Any]]:
         """What `finish` makes of the kernel for these arguments, and what it takes at run time."""
         constants: dict[str, Any] = {}
         values: dict[str, Any] = {}
@@ -164,14 +211,14 @@ class Launcher:
         divisible: dict[str, int],
         ones: set[str],
         finish: Callable[[Function], Any],
-    ) -> Any:
+    ) -> tuple[Any, Trace]:
         typed = tuple((n, typed_key(x)) for n, x in constants.items())
         key = (finish, typed, count, tuple(divisible.items()), frozenset(ones))
         found = self._lowered.get(key)
         if found is None or not found[1].is_current():
             function, trace = self.translate(constants, count, divisible, ones)
             found = self._lowered[key] = finish(function), trace
-        return found[0]
+        return found
 
 
 def _interpretable(f: Function) -> Function:

@@ -3,7 +3,7 @@
     void KERNEL.block(ptr params, i32 x, i32 y, i32 z)     one block
 
 `params` is an array of 8-byte words: the kernel's parameters in order, the three extents of the
-grid, and the address of the status word, which is 0 until a block finds a fault.
+grid, and the status, which is 0 until a block finds a fault.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CpuLowering(FunctionLowering):
                 x = self.parameter(I8 if kind == I1 else kind, v.name)
                 self.env[v] = w.cast("trunc", x, I1) if kind == I1 else x
         self.extents = [self.parameter(I32, name) for name in ("gx", "gy", "gz")]
-        self.status_word = self.parameter(PTR, "status")
+        self.status_word = w.gep(V(PTR, "%params"), V("i64", str(self.word * 8)))
 
     def parameter(self, kind: str, name: str) -> V:
         """The next word of `params`, read as a type."""

@@ -128,6 +128,7 @@ def _small(inst: Dot, f: CpuLowering, atom: Atom, a: Tile, b: Tile, acc: Tile | 
             weights = picked(f, b, lanes)
             for i in range(m):
                 row[i * columns + j] = ATOMS[atom.name](w, row[i * columns + j], weights, groups[i])
+    w.line('call void asm sideeffect "", "~{memory}"()')
     total = sums[0]
     for other in sums[1:]:
         total = [w.op(x.type, f"add {x}, {y.ref}") for x, y in zip(total, other, strict=True)]

@@ -78,6 +78,7 @@ class Access:
     layout: Layout
     dims: tuple[int, ...]
     safe: list[bool]  # for each dimension of the memory: certainly inside
+    low: list[bool]  # for each dimension: the corner is certainly not negative
 
     def steps(self) -> list[tuple[int, int]]:
         """(dimension of the memory, step along it) of each digit."""
@@ -111,6 +112,9 @@ class Access:
                 inside = w.compare("icmp", "ult", a, extent)  # a negative one is huge
                 found.append(w.splat(inside, lanes))
                 continue
+            if step == 1 and self.low[dim]:
+                found.append(self.leading(w.op(I64, f"sub {extent}, {a.ref}"), lanes))
+                continue
             here = w.splat(a, lanes)
             places = values(I64, [k * step for k in range(lanes)])
             here = w.op(here.type, f"add {here}, {places.ref}", "at")
@@ -121,6 +125,15 @@ class Access:
         for m in found[1:]:
             total = w.op(total.type, f"and {total}, {m.ref}", "mask")
         return total
+
+    def leading(self, count: V, lanes: int) -> V:
+        """The first `count` of some lanes, in comparisons no wider than the elements."""
+        w = self.f.w
+        count = w.call(I64, "llvm.smin.i64", count, V(I64, str(lanes)))
+        count = w.call(I64, "llvm.smax.i64", count, V(I64, "0"))
+        kind = f"i{min(32, max(8, self.memory.dtype.bits))}"
+        limit = w.splat(w.cast("trunc", count, kind), lanes)
+        return w.compare("icmp", "ult", values(kind, list(range(lanes))), limit)
 
     def stride(self) -> int | None:
         """Elements between neighbouring lanes, when that is a constant."""
@@ -349,13 +362,14 @@ def access(
     rank = len(memory.shape)
     if offsets is None:
         corner, safe = [V(I64, "0")] * rank, [True] * rank
-        return Access(f, memory, corner, layout, dims, safe)
+        return Access(f, memory, corner, layout, dims, safe, safe)
     corner = [f.scalars.index(o) for o in offsets]
     safe = []
     for d, (o, extent) in enumerate(zip(offsets, memory.extents, strict=True)):
         length = layout.shape[dims.index(d)] if d in dims else 1
         safe.append(memory.shared or f.facts.is_inside(o, length, extent))
-    return Access(f, memory, corner, layout, dims, safe)
+    low = [s or f.facts.is_not_negative(o) for s, o in zip(safe, offsets, strict=True)]
+    return Access(f, memory, corner, layout, dims, safe, low)
 
 
 @lowering("cpu", GlobalView)

@@ -1,11 +1,15 @@
-"""A whole LLVM module for one kernel: the block, the loop over blocks, and the parallel launch.
+"""A whole LLVM module for one kernel: the block and the loop over blocks; and what runs them.
 
     KERNEL.block(params, x, y, z)       one block (see lower.py)
-    KERNEL.span(params, begin, end)     blocks begin .. end-1, in increasing order
-    KERNEL.team(data)                   one thread's share, called by every thread of the team
-    KERNEL(params, blocks, threads)     all blocks: in place, or on the OpenMP team torch uses
+    KERNEL(params, begin, end)          blocks begin .. end-1, in increasing order
 
-Each thread takes one contiguous run of blocks, so that it reads one run of memory.
+and, once for all kernels (`TEAM`),
+
+    tilus.run(base, count, threads)     some kernels one after the other, on the OpenMP team that
+                                        torch uses; 0, or the number, from 1, of one that failed
+
+Each thread takes one contiguous run of a kernel's blocks, so that it reads one run of memory; all
+threads meet between two kernels.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ def generate(f: Function, target: Target) -> CpuCode:
     name = f"tilus.{f.name}"
     head = f"define internal void @{name}.block(ptr noalias %params, i32 %x, i32 %y, i32 %z) #0 {{"
     module.functions.append("\n".join([head, "entry:", *w.entry, *w.lines, "}"]))
-    module.functions.append(_launch(name, lowered.word - 4))
+    module.functions.append(_span(name, lowered.word - 3))
     attributes = f'attributes #0 = {{ nounwind "no-trapping-math"="true" {_vector_width(target)} }}'
     note = f"; tilus {version('tilus')}, {f.name} for {target.name}"
     text = "\n".join([note, module.text(), attributes, ""])
@@ -71,11 +75,11 @@ def _vector_width(target: Target) -> str:
     return f'"prefer-vector-width"="{512 if wide else 256}" "min-legal-vector-width"="512"'
 
 
-def _launch(name: str, extents: int) -> str:
-    """The functions around the block; `extents` is the word of params where the grid begins."""
+def _span(name: str, extents: int) -> str:
+    """The loop over blocks; `extents` is the word of params where the grid begins."""
     x, y = extents * 8, (extents + 1) * 8
     return f"""
-define void @{name}.span(ptr %params, i64 %begin, i64 %end) #0 {{
+define void @{name}(ptr %params, i64 %begin, i64 %end) #0 {{
 entry:
   %some = icmp slt i64 %begin, %end
   %px = getelementptr i8, ptr %params, i64 {x}
@@ -114,42 +118,93 @@ loop:
   br i1 %more, label %loop, label %done
 done:
   ret void
-}}
+}}"""
+
+
+TEAM = """
+; A node is {ptr span, i64 offset of its params, i64 blocks, i64 offset of its status word}; offsets
+; count from `base`, where the nodes begin.
 
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
+declare void @GOMP_barrier()
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 
-define internal void @{name}.team(ptr %data) #0 {{
+define internal void @share(ptr %base, i64 %count, i64 %thread, i64 %threads) {
 entry:
-  %params = load ptr, ptr %data, align 8
-  %pn = getelementptr i8, ptr %data, i64 8
-  %n = load i64, ptr %pn, align 8
-  %t32 = call i32 @omp_get_thread_num()
-  %t = zext i32 %t32 to i64
-  %c32 = call i32 @omp_get_num_threads()
-  %c = zext i32 %c32 to i64
-  %a = mul i64 %n, %t
-  %begin = udiv i64 %a, %c
-  %t1 = add i64 %t, 1
-  %b = mul i64 %n, %t1
-  %end = udiv i64 %b, %c
-  call void @{name}.span(ptr %params, i64 %begin, i64 %end)
+  %next.thread = add i64 %thread, 1
+  br label %node
+node:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %met ]
+  %fields = getelementptr [4 x i64], ptr %base, i64 %i
+  %span = load ptr, ptr %fields, align 8
+  %p.at = getelementptr i8, ptr %fields, i64 8
+  %p.offset = load i64, ptr %p.at, align 8
+  %params = getelementptr i8, ptr %base, i64 %p.offset
+  %n.at = getelementptr i8, ptr %fields, i64 16
+  %n = load i64, ptr %n.at, align 8
+  %a = mul i64 %n, %thread
+  %begin = udiv i64 %a, %threads
+  %b = mul i64 %n, %next.thread
+  %end = udiv i64 %b, %threads
+  call void %span(ptr %params, i64 %begin, i64 %end)
+  %i.next = add i64 %i, 1
+  %more = icmp ult i64 %i.next, %count
+  br i1 %more, label %meet, label %done
+meet:
+  %alone = icmp eq i64 %threads, 1
+  br i1 %alone, label %met, label %barrier
+barrier:
+  call void @GOMP_barrier()
+  br label %met
+met:
+  br label %node
+done:
   ret void
-}}
+}
 
-define void @{name}(ptr %params, i64 %blocks, i32 %threads) #0 {{
+define internal void @team(ptr %data) {
+entry:
+  %base = load ptr, ptr %data, align 8
+  %count.at = getelementptr i8, ptr %data, i64 8
+  %count = load i64, ptr %count.at, align 8
+  %t = call i32 @omp_get_thread_num()
+  %thread = zext i32 %t to i64
+  %c = call i32 @omp_get_num_threads()
+  %threads = zext i32 %c to i64
+  call void @share(ptr %base, i64 %count, i64 %thread, i64 %threads)
+  ret void
+}
+
+define i64 @tilus.run(ptr %base, i64 %count, i32 %threads) {
 entry:
   %data = alloca [2 x i64], align 8
   %one = icmp sle i32 %threads, 1
   br i1 %one, label %alone, label %together
 alone:
-  call void @{name}.span(ptr %params, i64 0, i64 %blocks)
-  ret void
+  call void @share(ptr %base, i64 %count, i64 0, i64 1)
+  br label %check
 together:
-  store ptr %params, ptr %data, align 8
-  %pn = getelementptr i8, ptr %data, i64 8
-  store i64 %blocks, ptr %pn, align 8
-  call void @GOMP_parallel(ptr @{name}.team, ptr %data, i32 %threads, i32 0)
-  ret void
-}}"""
+  store ptr %base, ptr %data, align 8
+  %count.at = getelementptr i8, ptr %data, i64 8
+  store i64 %count, ptr %count.at, align 8
+  call void @GOMP_parallel(ptr @team, ptr %data, i32 %threads, i32 0)
+  br label %check
+check:
+  %i = phi i64 [ 0, %alone ], [ 0, %together ], [ %i.next, %good ]
+  %fields = getelementptr [4 x i64], ptr %base, i64 %i
+  %at = getelementptr i8, ptr %fields, i64 24
+  %offset = load i64, ptr %at, align 8
+  %word = getelementptr i8, ptr %base, i64 %offset
+  %code = load i32, ptr %word, align 8
+  %bad = icmp ne i32 %code, 0
+  %i.next = add i64 %i, 1
+  br i1 %bad, label %done, label %good
+good:
+  %more = icmp ult i64 %i.next, %count
+  br i1 %more, label %check, label %done
+done:
+  %found = phi i64 [ %i.next, %check ], [ 0, %good ]
+  ret i64 %found
+}
+"""

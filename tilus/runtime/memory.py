@@ -1,0 +1,46 @@
+"""Memory for weights: aligned to, and made of, huge pages where the system has them.
+
+A product of one row reads its weights once, at the speed of memory; with pages of 4 KiB it would
+walk the page tables for every one of them, and the processor's prefetch would stop at each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+PAGE = 2 << 20  # bytes of a huge page
+_MADV_HUGEPAGE = 14
+
+
+@lru_cache(maxsize=1)
+def _madvise() -> Any:
+    """The system call's wrapper; None where there is none."""
+    try:
+        return ctypes.CDLL(None).madvise
+    except (AttributeError, OSError):
+        return None
+
+
+def empty(nbytes: int) -> torch.Tensor:
+    """Uninitialised u8 [nbytes], on huge pages if it fills at least one."""
+    if nbytes < PAGE:
+        return torch.empty(nbytes, dtype=torch.uint8)
+    whole = torch.empty(nbytes + PAGE, dtype=torch.uint8)
+    start = -whole.data_ptr() % PAGE
+    advise = _madvise()
+    if advise is not None:
+        size = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        advise(ctypes.c_void_p(whole.data_ptr() + start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    return whole[start : start + nbytes]
+
+
+def copied(data: torch.Tensor) -> torch.Tensor:
+    """The same bytes in memory of their own."""
+    out = empty(data.numel())
+    out.copy_(data.reshape(-1))
+    return out.reshape(data.shape)
