@@ -54,8 +54,13 @@ class Source:
 
     def text(self, node: ast.AST) -> str:
         """The source text of a node, on one line."""
-        found = ast.get_source_segment("".join(self.lines), node)
-        return " ".join((found or ast.unparse(node)).split())
+        at = self.span(node)
+        if at.line > len(self.lines):
+            return ast.unparse(node)
+        rows = [*self.lines[at.line - 1 : at.end_line]]
+        rows[-1] = rows[-1][: at.end_col]  # first, as it may be the only row
+        rows[0] = rows[0][at.col :]
+        return " ".join("".join(rows).split())
 
 
 @lru_cache(maxsize=256)
