@@ -42,7 +42,7 @@ def check(sample: Sample) -> None:
     case = sample.case()
     args = [
         x.ctypes.data if hasattr(x, "ctypes") else x
-        for x in (case.args[p.value.name] for p in kernel.params)
+        for x in (case.args[p.value.name] for p in f.params)
     ]
     grid = (*sample.grid, 1, 1)[:3]
     kernel.launch(args, grid)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tilus.errors import TilusTypeError
-from tilus.kernels import matmul, quantize_weight
-from tilus.kernels import ops
+from tilus.kernels import matmul, ops, quantize_weight
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -19,15 +19,15 @@ import torch
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import TilusTypeError, TilusValueError
-from tilus.ir.passes import lower
 from tilus.ir.target import Target
 from tilus.kernels import ops
 from tilus.kernels.device import cpu_matmul
 from tilus.kernels.integers import integer_form
 from tilus.kernels.panels import PANEL, PanelFormat
 from tilus.kernels.quantized import QuantizedWeight
+from tilus.lang import kept
 from tilus.options import options
-from tilus.runtime.cpu import compile_cpu, host_target
+from tilus.runtime.cpu import host_target
 from tilus.runtime.program import CpuKernel, Launch, Program, recording
 from tilus.tensor import Tensor
 
@@ -285,7 +285,7 @@ def _by_group(x: Tensor, rows: int, columns: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1024)
 def _compiled(kernel: Any, constants: tuple[tuple[str, Any], ...], target: Target) -> CpuKernel:
-    return compile_cpu(lower(kernel.trace(dict(constants), 1), target), target)
+    return kept.native(kernel, kernel.signature.complete(dict(constants)), {}, set(), target)[0]
 
 
 def compiled(kernel: Any, constants: dict[str, Any], target: Target | None = None) -> CpuKernel:

@@ -89,6 +89,11 @@ class Trace:
     globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = field(default_factory=dict)
     cells: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
+    @staticmethod
+    def lookup(names: dict[str, Any], name: str) -> Any:
+        """What a global name stands for: in the module, else a builtin."""
+        return _global(names, name)
+
     def is_current(self) -> bool:
         """Whether the globals and closures that were read still are what they were."""
         return all(

@@ -11,13 +11,14 @@ from tilus.ir.builder import at, building
 from tilus.ir.expr import Const, Value
 from tilus.ir.program import Function, Param
 from tilus.ir.types import PointerType, ScalarType
-from tilus.lang import source
+from tilus.lang import kept, source
 from tilus.lang.frame import Trace
 from tilus.lang.launch import NUM_THREADS, Launcher, hidden
 from tilus.lang.loops import Translator
 from tilus.lang.native import check_kernel
 from tilus.lang.signature import Parameter, Role, Signature, read_signature
 from tilus.lang.values import Binding
+from tilus.runtime.program import CpuKernel
 
 
 class JitFunction(Launcher):
@@ -105,6 +106,15 @@ class JitFunction(Launcher):
         function = Function(self.__name__, tuple(params), block.seq(), num_threads, head)
         verify(function)
         return function, trace
+
+    def compile(
+        self,
+        constants: Mapping[str, Any],
+        divisible: Mapping[str, int] = {},
+        ones: Set[str] = frozenset(),
+    ) -> tuple[CpuKernel, Trace]:
+        """Native code for one thread a block, from disk if it is there; arguments as of `trace`."""
+        return kept.native(self, self.signature.complete(constants), divisible, ones)
 
 
 @overload

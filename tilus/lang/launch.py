@@ -19,7 +19,6 @@ from tilus.lang.frame import Trace
 from tilus.lang.quick import ALIGNMENT, Quick
 from tilus.lang.signature import Parameter, Role, Signature
 from tilus.options import options
-from tilus.runtime.cpu import compile_cpu, host_target
 from tilus.runtime.program import CpuKernel, recording
 
 P = ParamSpec("P")
@@ -99,7 +98,13 @@ class Launcher:
         divisible: Mapping[str, int],
         ones: Set[str],
     ) -> tuple[Function, Trace]:
-        """The kernel's IR."""
+        """The kernel's IR, and what it was made from."""
+        raise NotImplementedError
+
+    def compile(
+        self, constants: Mapping[str, Any], divisible: Mapping[str, int], ones: Set[str]
+    ) -> tuple[CpuKernel, Trace]:
+        """Native code for one thread a block, and what it was made from."""
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -165,11 +170,11 @@ class Launcher:
                 raise TilusNotImplementedError(
                     f"`{self.__name__}` is interpreted, and a graph records native kernels only"
                 )
-            (function, _), values = self.specialize(bound, count or NUM_THREADS, _interpretable)
+            (function, _), values = self.specialize(bound, count or NUM_THREADS, native=False)
             if 0 not in extents:
                 interpreter.run(function, values, extents)
             return None
-        (kernel, trace), values = self.specialize(bound, 1, _native)
+        (kernel, trace), values = self.specialize(bound, 1, native=True)
         if 0 not in extents:
             places = [
                 _address(p, values[p.name]) if p.role is Role.POINTER else values[p.name]
@@ -180,9 +185,9 @@ class Launcher:
         return kernel, trace
 
     def specialize(
-        self, bound: dict[str, Any], count: int, finish: Callable[[Function], Any]
+        self, bound: dict[str, Any], count: int, native: bool
     ) -> tuple[tuple[Any, Trace], dict[str, Any]]:
-        """What `finish` makes of the kernel for these arguments, and what it takes at run time."""
+        """The kernel compiled (else lowered) for arguments, and what it takes at run time."""
         constants: dict[str, Any] = {}
         values: dict[str, Any] = {}
         divisible: dict[str, int] = {}
@@ -202,32 +207,29 @@ class Launcher:
                         ones.add(p.name)
                     elif value % ALIGNMENT == 0:
                         divisible[p.name] = ALIGNMENT
-        return self._made(constants, count, divisible, ones, finish), values
+        return self.made(constants, count, divisible, ones, native), values
 
-    def _made(
+    def made(
         self,
         constants: dict[str, Any],
         count: int,
         divisible: dict[str, int],
         ones: set[str],
-        finish: Callable[[Function], Any],
+        native: bool,
     ) -> tuple[Any, Trace]:
+        """Native code, or a lowered function, and what it was made from; made once."""
         typed = tuple((n, typed_key(x)) for n, x in constants.items())
-        key = (finish, typed, count, tuple(divisible.items()), frozenset(ones))
+        target = options.cpu_features if native else ""
+        key = (native, target, typed, count, tuple(divisible.items()), frozenset(ones))
         found = self._lowered.get(key)
         if found is None or not found[1].is_current():
-            function, trace = self.translate(constants, count, divisible, ones)
-            found = self._lowered[key] = finish(function), trace
+            if native:
+                found = self.compile(constants, divisible, ones)
+            else:
+                function, trace = self.translate(constants, count, divisible, ones)
+                found = lower(function, "generic"), trace
+            self._lowered[key] = found
         return found
-
-
-def _interpretable(f: Function) -> Function:
-    return lower(f, "generic")
-
-
-def _native(f: Function) -> CpuKernel:
-    target = host_target()
-    return compile_cpu(lower(f, target), target)
 
 
 def typed_key(x: Any) -> Any:

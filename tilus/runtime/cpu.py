@@ -33,8 +33,12 @@ def host_target() -> Target:
 def load(code: CpuCode, f: Function, data: bytes, target: Target) -> CpuKernel:
     """Native code made runnable in this process."""
     library = jit.link(data, [code.name], {}, target)
-    words = "".join(_format(p.value) for p in f.params)
-    return CpuKernel(code.name, words, f.params, code.faults, library[code.name], library)
+    return CpuKernel(code.name, words_of(f), code.faults, library[code.name], library)
+
+
+def words_of(f: Function) -> str:
+    """How a kernel's arguments are packed, in the notation of `struct`."""
+    return "".join(_format(p.value) for p in f.params)
 
 
 def compile_cpu(f: Function, target: Target | None = None) -> CpuKernel:

@@ -71,9 +71,13 @@ def object_code(text: str, target: Target) -> bytes:
 
 def remembered_code(text: str, target: Target) -> bytes:
     """The object code of a module, from the cache if it is there."""
+    return cache.remembered((text, *toolchain(target)), lambda: object_code(text, target))
+
+
+def toolchain(target: Target) -> tuple[str, ...]:
+    """What object code depends on beside the module's text."""
     version = ".".join(map(str, llvm.llvm_version_info))
-    parts = (text, ",".join(sorted(target.features)), llvm.get_host_cpu_name(), version)
-    return cache.remembered(parts, lambda: object_code(text, target))
+    return ",".join(sorted(target.features)), llvm.get_host_cpu_name(), version
 
 
 def link(data: bytes, names: Sequence[str], imports: Mapping[str, int], target: Target) -> Any:

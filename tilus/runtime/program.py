@@ -27,7 +27,6 @@ import torch
 from tilus.codegen.cpu.module import TEAM
 from tilus.codegen.llvm.function import Fault
 from tilus.errors import TilusValueError, Trap
-from tilus.ir.program import Param
 from tilus.ir.target import cpu_target
 from tilus.runtime import jit
 
@@ -91,7 +90,6 @@ class CpuKernel:
 
     name: str
     words: str  # how its arguments are packed, in the notation of `struct`
-    params: tuple[Param, ...]
     faults: tuple[Fault, ...]
     address: int  # of its loop over blocks
     library: Any  # keeps the code
