@@ -20,7 +20,7 @@ import tilus
 from tilus import f32, i8, i32, u8
 from tilus.kernels.panels import PANEL
 
-AHEAD = 4096  # bytes of weights that are asked for ahead of their use
+AHEAD = 4096  # bytes of weights that are asked for ahead of their use, for one row
 
 
 @tilus.jit(num_threads=1)
@@ -212,7 +212,9 @@ def matmul_panels(
     for c in range(chunks):
         here = (panel * chunks + c) * form.chunk_bytes
         if TALL == 1:
-            ahead = here + AHEAD
+            # Many requests at once would block the loads behind them: dots go between.
+            parts = 4 if BM >= 4 else 1
+            ahead = here + (AHEAD // 2 if BM >= 4 else AHEAD)
             x_row = tilus.load_global(XS, (stack, c, 0, 0, 0), (BM, 1))
             for g in tilus.static_range(form.groups):
                 sums = tilus.load_global(XT, (stack, c, 0, g, 0, 0), (BM, 1))
@@ -221,14 +223,19 @@ def matmul_panels(
                 for s in tilus.static_range(steps):
                     row = g * form.span + s * form.step
                     at = g * form.group_bytes + form.head_bytes + s * form.step_bytes
-                    tilus.prefetch(F, (ahead + at,), (form.step_bytes,))
                     codes = decode(W, panel, c, at, form)
-                    xs = tilus.load_global(X, (stack, c, 0, 0, row), (BM, form.step))
-                    before = acc
-                    acc = ()
-                    for part, a in zip(form.parts, before, strict=True):
-                        ready = weights_of(codes, zero, part, form, WEIGHTS)
-                        acc = (*acc, tilus.dot(xs, ready, a))
+                    lines = tilus.cdiv(form.step_bytes, 64)
+                    for i in tilus.static_range(parts):
+                        lo, hi = i * lines // parts, (i + 1) * lines // parts
+                        if hi > lo:
+                            tilus.prefetch(F, (ahead + at + lo * 64,), ((hi - lo) * 64,))
+                        size = form.step // parts
+                        xs = tilus.load_global(X, (stack, c, 0, 0, row + i * size), (BM, size))
+                        before = acc
+                        acc = ()
+                        for part, a in zip(form.parts, before, strict=True):
+                            ready = weights_of(codes, zero, part, form, WEIGHTS)
+                            acc = (*acc, tilus.dot(xs, ready[i * size : (i + 1) * size, :], a))
                 total = scaled(total, acc, x_row, sums, W, panel, c, g, form)
         else:
             ahead = here + form.chunk_bytes
