@@ -146,7 +146,7 @@ _FLOATS = (dtypes.f16, dtypes.bf16, dtypes.f32)
 _X86: tuple[tuple[frozenset[str], Atom], ...] = (
     (frozenset({"avx512vnni"}), _atom("vpdpbusd.m1n16k4", [dtypes.i8], [dtypes.u8])),
     (frozenset({"avx512vnni", "avx512vl"}), _atom("vpdpbusd.m1n8k4", [dtypes.i8], [dtypes.u8])),
-    (frozenset({"avx2"}), _atom("vpmaddwd.m1n8k2", [dtypes.i8], [dtypes.u8])),
+    (frozenset({"avx2"}), _atom("vpmaddwd.m1n8k4", [dtypes.i8], [dtypes.u8])),
     (frozenset({"avx512bf16"}), _atom("vdpbf16ps.m1n16k2", [dtypes.bf16])),
     (frozenset({"avx512f"}), _atom("fma.m1n16k1", _FLOATS)),
     (frozenset({"avx2", "fma"}), _atom("fma.m1n8k1", _FLOATS)),

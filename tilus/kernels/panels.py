@@ -37,14 +37,14 @@ class Plane:
     def layout(self, k: int) -> Layout:
         """Who lies where in the bytes of [k, 16] codes, as a view of them (see above)."""
         codes = min(8 // self.bits, k // 4)
-        return _lanes(k, self.depth, codes)
+        return lanes(k, self.depth, codes)
 
     def nbytes(self, k: int) -> int:
         """Bytes of the plane of [k, 16] codes."""
         return k * PANEL * self.bits // 8
 
 
-def _lanes(k: int, depth: int, codes: int) -> Layout:
+def lanes(k: int, depth: int, codes: int) -> Layout:
     """[k, 16] elements as vectors of 64, `codes` of which are the low to high bits of bytes."""
     sizes = {"code": codes, "vector": k // 4 // codes, "run": 4 // depth, "k": depth, "n": PANEL}
     flat = {name: i for i, name in enumerate(("code", "vector", "run", "k", "n"))}
@@ -119,7 +119,7 @@ class PanelFormat:
     @property
     def order(self) -> Layout:
         """[step, 16] weights as the instruction wants them."""
-        return _lanes(self.step, self.depth, 1)
+        return lanes(self.step, self.depth, 1)
 
     @property
     def step(self) -> int:

@@ -171,7 +171,7 @@ def _x86(name: str, n: int, k: int) -> MatrixLayouts:
 _X86 = [
     _x86("vpdpbusd", 16, 4),
     _x86("vpdpbusd", 8, 4),
-    _x86("vpmaddwd", 8, 2),
+    _x86("vpmaddwd", 8, 4),
     _x86("vdpbf16ps", 16, 2),
     _x86("fma", 16, 1),
     _x86("fma", 8, 1),

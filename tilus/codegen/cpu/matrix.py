@@ -58,12 +58,19 @@ def _(w: Writer, acc: V, b: V, a: V) -> V:
     return w.call(acc.type, f"llvm.fma.v{acc.lanes}f32", a, b, acc)
 
 
-@emits("vpmaddwd.m1n8k2")
+@emits("vpmaddwd.m1n8k4")
 def _(w: Writer, acc: V, b: V, a: V) -> V:
-    """u8 and i8 widened to 16 bits: exact, where vpmaddubsw would saturate."""
-    wide_b, wide_a = w.cast("zext", b, I16), w.cast("sext", a, I16)
-    pairs = w.call(acc.type, "llvm.x86.avx2.pmadd.wd", wide_b, wide_a)
-    return w.op(acc.type, f"add {acc}, {pairs.ref}")
+    """Even and odd bytes widened to 16 bits in place: exact, where vpmaddubsw would saturate."""
+    kind = vector(I16, acc.lanes * 2)
+    weights, x = w.bitcast(b, kind), w.bitcast(a, kind)
+    eight = constant(kind, 8)
+    even = w.binary("ashr", w.binary("shl", x, eight), eight)
+    odd = w.binary("ashr", x, eight)
+    name = "llvm.x86.avx2.pmadd.wd"
+    first = w.call(acc.type, name, w.binary("and", weights, constant(kind, 255)), even)
+    second = w.call(acc.type, name, w.binary("lshr", weights, eight), odd)
+    acc = w.op(acc.type, f"add {acc}, {first.ref}")
+    return w.op(acc.type, f"add {acc}, {second.ref}")
 
 
 @lowering("cpu", Dot)

@@ -2,6 +2,9 @@
 
 import tilus
 from tilus import i32, u8
+from tilus.kernels.panels import lanes
+
+WAYS = 4  # different operands, so that no product can be computed once for all
 
 
 @tilus.jit(num_threads=1)
@@ -26,7 +29,7 @@ def read_all(
 @tilus.jit(num_threads=1)
 def multiply_all(
     a: tilus.ptr[u8],  # [ROWS, K] of A
-    b: tilus.ptr[u8],  # [K, 16] of B, as the matrix instruction wants it
+    b: tilus.ptr[u8],  # [WAYS, K, 16] of B, as the matrix instruction wants it
     out: tilus.ptr[u8],  # [blocks * ROWS, 16] of C
     count: i32,
     A: tilus.constexpr,
@@ -35,13 +38,15 @@ def multiply_all(
     ROWS: tilus.constexpr,
     K: tilus.constexpr,
 ):
-    """Sum up `count` products of the same operands, which stay in registers and near memory."""
+    """Sum up `count` products of few operands, which stay in registers and near memory."""
     block = tilus.block_idx(0)
     x = tilus.load_global(tilus.global_view(a, A, (ROWS, K)), (0, 0), (ROWS, K))
-    W = tilus.global_view(b, B, (K, 16))
-    w = tilus.load_global(W, (0, 0), (K, 16))
+    size = K * 16 * B.bits // 8
+    W = tilus.global_view(b, u8, (WAYS, size))
+    flat, order = tilus.layouts.local(size), lanes(K, 32 // B.bits, 1)
     acc = tilus.zeros(C, (ROWS, 16))
-    for _ in range(count):
-        acc = tilus.dot(x, w, acc)
+    for i in range(count):
+        raw = tilus.load_global(W, (i % WAYS, 0), (size,), dims=(1,), layout=flat)
+        acc = tilus.dot(x, tilus.view(raw, B, order), acc)
     Y = tilus.global_view(out, C, (tilus.grid_dim(0) * ROWS, 16))
     tilus.store_global(Y, acc, (block * ROWS, 0))
