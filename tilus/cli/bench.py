@@ -1,4 +1,4 @@
-"""`tilus bench matmul`: quantised products beside the machine's limits."""
+"""`tilus bench matmul`: quantised products beside the machine's limits; `tilus bench casts`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 from tilus.cli.common import Parser, UsageError
 
 if TYPE_CHECKING:
+    from tilus.dtypes import DType
     from tilus.kernels.peers import Peer
 
 EPILOG = """\
 example:
   tilus bench matmul --weights u1,u4,f6e3m2 --m 1,8,512 --n 4096 --k 4096
+"""
+CASTS_EPILOG = """\
+example:
+  tilus bench casts --weights u3,nf4
 """
 
 
@@ -33,6 +38,13 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     p.add_argument("--peers", default="all", help="`all` installed, `none`, or names by commas")
     p.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
     p.set_defaults(run=run)
+    c = what.add_parser("casts", help="what taking weights apart costs", epilog=CASTS_EPILOG)
+    c.add_argument("--weights", default="all", help="element types, separated by commas")
+    c.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
+    c.set_defaults(run=run_casts)
+    launch = what.add_parser("launch", help="what a launch and a compilation cost")
+    launch.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
+    launch.set_defaults(run=run_launch)
     bench.set_defaults(run=lambda args: _nothing(bench))
 
 
@@ -41,13 +53,68 @@ def _nothing(parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run_casts(args: argparse.Namespace) -> int:
+    """Count and show."""
+    from tilus import dtypes
+    from tilus.kernels import casts
+    from tilus.runtime.cpu import host_target
+
+    if args.weights == "all":
+        types = [t for t in dtypes.NARROW_TYPES if t not in (dtypes.bool_, dtypes.e8m0)]
+    else:
+        types = _types(args.weights)
+    rows = casts.table(types, host_target())
+    if args.json != "-":
+        print("vector operations that make 64 weights the operand of a dot\n")
+        print("weights  bytes     i8   bf16    f32")
+        for row in rows:
+            cells = (
+                f"{row[str(t)]:6.2f}" if row[str(t)] is not None else "     -"
+                for t in casts.OPERANDS
+            )
+            print(f"{row['weights']:8} {row['parts'] or '-':>5} {' '.join(cells)}")
+    if args.json:
+        _write(args.json, {"casts": rows})
+    return 0
+
+
+def run_launch(args: argparse.Namespace) -> int:
     """Measure and show."""
+    from tilus.kernels import latency
+
+    figures = latency.measure()
+    if args.json != "-":
+        for name, figure in figures.items():
+            words, unit = name.rsplit("_", 1)
+            print(f"{words.replace('_', ' '):24} {figure:9.2f} {unit}")
+    if args.json:
+        _write(args.json, figures)
+    return 0
+
+
+def _types(names: str) -> list[DType]:
     from tilus.dtypes import dtype
-    from tilus.kernels import bench
 
     try:
-        types = [dtype(name) for name in args.weights.split(",")]
+        return [dtype(name) for name in names.split(",")]
+    except ValueError as e:
+        raise UsageError(str(e)) from None
+
+
+def _write(where: str, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=1)
+    if where == "-":
+        print(text)
+    else:
+        Path(where).write_text(text + "\n")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and show."""
+    from tilus.kernels import bench
+
+    types = _types(args.weights)
+    try:
         rows = [int(m) for m in args.m.split(",")]
     except ValueError as e:
         raise UsageError(str(e)) from None
@@ -70,10 +137,8 @@ def run(args: argparse.Namespace) -> int:
             if not quiet:
                 print(_row(case), flush=True)
     report = {"machine": bench.machine(), "ceilings": asdict(limits), "cases": cases}
-    if quiet:
-        print(json.dumps(report, indent=1))
-    elif args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        _write(args.json, report)
     return 0
 
 

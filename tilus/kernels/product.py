@@ -267,6 +267,8 @@ def packed(weight: QuantizedWeight, form: PanelFormat) -> tuple[torch.Tensor, to
         zeros = _by_group(weight.zeros, rows, wide) if weight.zeros is not None else None
         if zeros is not None and not form.group:
             zeros[:] = zeros[0].clone()
+        if not torch.isfinite(weight.scales.to_float()).all():
+            raise TilusValueError("`weight` has scales that are NaN or infinite")
         columns = torch.zeros(wide)
         columns[:n] = weight.scales.to_float()[:, 0]
         weight.plans[form] = form.pack(codes, scales, zeros), columns
@@ -291,6 +293,11 @@ def _compiled(kernel: Any, constants: tuple[tuple[str, Any], ...], target: Targe
 def compiled(kernel: Any, constants: dict[str, Any], target: Target | None = None) -> CpuKernel:
     """Native code of a kernel for one thread a block; made once."""
     return _compiled(kernel, tuple(constants.items()), target or host_target())
+
+
+def forget() -> None:
+    """Drop what was compiled in this process; weights keep their plans."""
+    _compiled.cache_clear()
 
 
 __all__: Sequence[str] = ["QuantizedWeight", "matmul"]

@@ -168,11 +168,14 @@ _FLOAT: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
-    # x86's `maxps x, y` is y where they are equal or one is NaN; for `maxnum` of (b, a) LLVM takes
-    # `maxps a, b` and replaces what is left where b is NaN: `maximum`, equal zeros included.
-    "minimum": lambda a, b: b.call("minnum", a),
-    "maximum": lambda a, b: b.call("maxnum", a),
+    "minimum": lambda a, b: _number(a.lt(b), a, b),
+    "maximum": lambda a, b: _number(a.gt(b), a, b),
 }
+
+
+def _number(first: Lanes, a: Lanes, b: Lanes) -> Lanes:
+    """`a` if it is the first or `b` is NaN, else `b`."""
+    return b.is_nan().select(a, first.select(a, b))
 
 
 _INTEGER: dict[str, Callable[[Lanes, Lanes, DType], Lanes]] = {
