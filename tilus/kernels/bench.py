@@ -128,6 +128,13 @@ def measure_ceilings() -> Ceilings:
     return Ceilings(reader.best, ints.best, floats.best)
 
 
+@lru_cache(maxsize=8)
+def _normal(rows: int, columns: int) -> torch.Tensor:
+    """The same numbers each time, so that peers can remember what they made of them."""
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, columns, generator=generator)
+
+
 @dataclass
 class Times:
     """What the rounds of a case gave, in microseconds and shares."""
@@ -147,9 +154,7 @@ def measure_case(
     beside: Sequence[peers.Peer] = (),
 ) -> dict[str, Any]:
     """One product: times, rates, their share of the limits, both errors, and the peers' times."""
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randn(n, k, generator=generator)
-    x = torch.randn(m, k, generator=generator)
+    w, x = _normal(n, k), _normal(m, k)
     q = quantize_weight(w, weights, group_size=group)
     got = matmul(x, q).double()
     exact, original = x.double() @ q.dequantize().double().T, x.double() @ w.double().T

@@ -135,6 +135,8 @@ def _small(inst: Dot, f: CpuLowering, atom: Atom, a: Tile, b: Tile, acc: Tile | 
             weights = picked(f, b, lanes)
             for i in range(m):
                 row[i * columns + j] = ATOMS[atom.name](w, row[i * columns + j], weights, groups[i])
+    # No load moves across this: LLVM would fetch and take apart the operands of all later dots
+    # first, and spill them.
     w.line('call void asm sideeffect "", "~{memory}"()')
     total = sums[0]
     for other in sums[1:]:

@@ -166,6 +166,73 @@ def begun(sums, W, panel, c, g: tilus.constexpr, form: tilus.constexpr, BM: tilu
     return acc
 
 
+@tilus.jit
+def few_rows(total, ahead, W, F, X, XS, XT, panel, stack, c, form: tilus.constexpr,
+             WEIGHTS: tilus.constexpr, BM: tilus.constexpr):  # fmt: skip
+    """`total` [BM, 16] and a chunk's part of it; codes are used as they are taken apart."""
+    # Many requests at once would block the loads behind them: dots go between.
+    parts = 4 if BM >= 4 else 1
+    size, lines = form.step // parts, tilus.cdiv(form.step_bytes, 64)
+    x_row = tilus.load_global(XS, (stack, c, 0, 0, 0), (BM, 1))
+    for g in tilus.static_range(form.groups):
+        sums = tilus.load_global(XT, (stack, c, 0, g, 0, 0), (BM, 1))
+        acc = begun(sums, W, panel, c, g, form, BM)
+        zero = zero_of(W, panel, c, g, form)
+        for s in tilus.static_range(form.span // form.step):
+            row = g * form.span + s * form.step
+            at = g * form.group_bytes + form.head_bytes + s * form.step_bytes
+            codes = decode(W, panel, c, at, form)
+            for i in tilus.static_range(parts):
+                lo, hi = i * lines // parts, (i + 1) * lines // parts
+                if hi > lo:
+                    tilus.prefetch(F, (ahead + at + lo * 64,), ((hi - lo) * 64,))
+                xs = tilus.load_global(X, (stack, c, 0, 0, row + i * size), (BM, size))
+                before = acc
+                acc = ()
+                for part, a in zip(form.parts, before, strict=True):
+                    ready = weights_of(codes, zero, part, form, WEIGHTS)
+                    acc = (*acc, tilus.dot(xs, ready[i * size : (i + 1) * size, :], a))
+        total = scaled(total, acc, x_row, sums, W, panel, c, g, form)
+    return total
+
+
+@tilus.jit
+def unfold(near, W, panel, c, form: tilus.constexpr, WEIGHTS: tilus.constexpr):
+    """A chunk's weights in shared memory, part by part, each [chunk, 16] in the format's order."""
+    steps = form.span // form.step
+    for s in tilus.static_range(form.chunk // form.step):
+        g = s // steps
+        codes = decode(W, panel, c, (g + 1) * form.head_bytes + s * form.step_bytes, form)
+        zero = zero_of(W, panel, c, g, form)
+        for p, part in enumerate(form.parts):
+            ready = weights_of(codes, zero, part, form, WEIGHTS)
+            ready = tilus.convert_layout(ready, form.order)
+            flat = tilus.view(ready, form.weight, tilus.layouts.local(form.step * PANEL))
+            tilus.store_shared(near, flat, ((p * form.chunk + s * form.step) * PANEL,))
+
+
+@tilus.jit
+def one_block(total, near, W, X, XS, XT, panel, stack, c, b, form: tilus.constexpr,
+              BM: tilus.constexpr):  # fmt: skip
+    """`total` [BM, 16] of block b of a stack and a chunk's part of it, with weights near by."""
+    flat = tilus.layouts.local(form.step * PANEL)
+    x_row = tilus.load_global(XS, (stack, c, b, 0, 0), (BM, 1))
+    for g in tilus.static_range(form.groups):
+        sums = tilus.load_global(XT, (stack, c, b, g, 0, 0), (BM, 1))
+        acc = begun(sums, W, panel, c, g, form, BM)
+        for s in tilus.static_range(form.span // form.step):
+            row = g * form.span + s * form.step
+            xs = tilus.load_global(X, (stack, c, b, 0, row), (BM, form.step))
+            before = acc
+            acc = ()
+            for p, a in enumerate(before):
+                at = ((p * form.chunk + row) * PANEL,)
+                ready = tilus.load_shared(near, at, (form.step * PANEL,), layout=flat)
+                acc = (*acc, tilus.dot(xs, tilus.view(ready, form.weight, form.order), a))
+        total = scaled(total, acc, x_row, sums, W, panel, c, g, form)
+    return total
+
+
 @tilus.jit(num_threads=1)
 def matmul_panels(
     x: tilus.ptr[u8],  # [stacks, chunks, TALL, BM, chunk] of the format's operand
@@ -198,82 +265,31 @@ def matmul_panels(
     C = tilus.global_view(w_scale, f32, (panels * PANEL,))
     B = tilus.global_view(bias, f32, (n,))
     Y = tilus.global_view(out, TYPE, (rows, n))
-    steps = form.span // form.step
     stack = tilus.block_idx(1)
     first = stack * TALL
     count = min(row_blocks - first, TALL)
     if TALL > 1:
         near = tilus.allocate_shared(form.weight, (len(form.parts) * form.chunk * PANEL,))
-        sums_so_far = tilus.allocate_shared(f32, (TALL * BM, PANEL))
+        so_far = tilus.allocate_shared(f32, (TALL * BM, PANEL))
         for b in range(count):
-            tilus.store_shared(sums_so_far, tilus.zeros(f32, (BM, PANEL)), (b * BM, 0))
+            tilus.store_shared(so_far, tilus.zeros(f32, (BM, PANEL)), (b * BM, 0))
     total = tilus.zeros(f32, (BM, PANEL))
-    flat = tilus.layouts.local(form.step * PANEL)
     for c in range(chunks):
         here = (panel * chunks + c) * form.chunk_bytes
         if TALL == 1:
-            # Many requests at once would block the loads behind them: dots go between.
-            parts = 4 if BM >= 4 else 1
             ahead = here + (AHEAD // 2 if BM >= 4 else AHEAD)
-            x_row = tilus.load_global(XS, (stack, c, 0, 0, 0), (BM, 1))
-            for g in tilus.static_range(form.groups):
-                sums = tilus.load_global(XT, (stack, c, 0, g, 0, 0), (BM, 1))
-                acc = begun(sums, W, panel, c, g, form, BM)
-                zero = zero_of(W, panel, c, g, form)
-                for s in tilus.static_range(steps):
-                    row = g * form.span + s * form.step
-                    at = g * form.group_bytes + form.head_bytes + s * form.step_bytes
-                    codes = decode(W, panel, c, at, form)
-                    lines = tilus.cdiv(form.step_bytes, 64)
-                    for i in tilus.static_range(parts):
-                        lo, hi = i * lines // parts, (i + 1) * lines // parts
-                        if hi > lo:
-                            tilus.prefetch(F, (ahead + at + lo * 64,), ((hi - lo) * 64,))
-                        size = form.step // parts
-                        xs = tilus.load_global(X, (stack, c, 0, 0, row + i * size), (BM, size))
-                        before = acc
-                        acc = ()
-                        for part, a in zip(form.parts, before, strict=True):
-                            ready = weights_of(codes, zero, part, form, WEIGHTS)
-                            acc = (*acc, tilus.dot(xs, ready[i * size : (i + 1) * size, :], a))
-                total = scaled(total, acc, x_row, sums, W, panel, c, g, form)
+            total = few_rows(total, ahead, W, F, X, XS, XT, panel, stack, c, form, WEIGHTS, BM)
         else:
-            ahead = here + form.chunk_bytes
+            unfold(near, W, panel, c, form, WEIGHTS)
             share = tilus.cdiv(form.chunk_bytes, TALL)
-            for s in tilus.static_range(form.chunk // form.step):
-                g = s // steps
-                at = (g + 1) * form.head_bytes + s * form.step_bytes
-                codes = decode(W, panel, c, at, form)
-                zero = zero_of(W, panel, c, g, form)
-                for p, part in enumerate(form.parts):
-                    ready = weights_of(codes, zero, part, form, WEIGHTS)
-                    ready = tilus.convert_layout(ready, form.order)
-                    at = (p * form.chunk + s * form.step) * PANEL
-                    tilus.store_shared(near, tilus.view(ready, form.weight, flat), (at,))
             for b in range(count):
-                tilus.prefetch(F, (ahead + b * share,), (share,))
-                x_row = tilus.load_global(XS, (stack, c, b, 0, 0), (BM, 1))
-                part_total = tilus.load_shared(sums_so_far, (b * BM, 0), (BM, PANEL))
-                for g in tilus.static_range(form.groups):
-                    sums = tilus.load_global(XT, (stack, c, b, g, 0, 0), (BM, 1))
-                    acc = begun(sums, W, panel, c, g, form, BM)
-                    for s in tilus.static_range(steps):
-                        row = g * form.span + s * form.step
-                        xs = tilus.load_global(X, (stack, c, b, 0, row), (BM, form.step))
-                        before = acc
-                        acc = ()
-                        for p, a in enumerate(before):
-                            at = (p * form.chunk + row) * PANEL
-                            ready = tilus.load_shared(
-                                near, (at,), (form.step * PANEL,), layout=flat
-                            )
-                            ready = tilus.view(ready, form.weight, form.order)
-                            acc = (*acc, tilus.dot(xs, ready, a))
-                    part_total = scaled(part_total, acc, x_row, sums, W, panel, c, g, form)
-                tilus.store_shared(sums_so_far, part_total, (b * BM, 0))
+                tilus.prefetch(F, (here + form.chunk_bytes + b * share,), (share,))
+                block = tilus.load_shared(so_far, (b * BM, 0), (BM, PANEL))
+                block = one_block(block, near, W, X, XS, XT, panel, stack, c, b, form, BM)
+                tilus.store_shared(so_far, block, (b * BM, 0))
     for b in range(count):
         if TALL > 1:
-            total = tilus.load_shared(sums_so_far, (b * BM, 0), (BM, PANEL))
+            total = tilus.load_shared(so_far, (b * BM, 0), (BM, PANEL))
         if not form.group:
             scale = tilus.load_global(C, (panel * PANEL,), (PANEL,))
             total = total * tilus.expand_dims(scale, 0)
