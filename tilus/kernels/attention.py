@@ -11,7 +11,8 @@ from tilus.kernels.device import cpu_attention as device
 from tilus.kernels.kv_cache import PanelCache
 from tilus.kernels.product import compiled
 
-ROWS = 8  # rows of queries of a tile, at most
+BLOCK = 8  # rows of queries whose sums stay in registers
+ROWS = 64  # rows of a tile, at most
 SPLIT = 4096  # keys of a block
 EVERYTHING = 1 << 30  # a window that hides nothing
 LOG2E = math.log2(math.e)
@@ -22,7 +23,7 @@ def plan(query_start: torch.Tensor, group: int) -> tuple[torch.Tensor, int]:
     starts = query_start.tolist()
     counts = [b - a for a, b in pairwise(starts)]
     most = max((c * group for c in counts), default=0)
-    rows = min(ROWS, most) if most else 1
+    rows = min(ROWS, most if most <= BLOCK else -(-most // BLOCK) * BLOCK) if most else 1
     tiles = [
         (s, starts[s], count, row)
         for s, count in enumerate(counts)
@@ -56,7 +57,8 @@ def attention(
     part = torch.empty(len(tiles), kv_heads, splits, rows, dim)
     state = torch.empty(len(tiles), kv_heads, splits, rows, 2)
     constants = {
-        "form": form, "BM": rows, "GROUP": group, "SPLIT": SPLIT, "CAPPED": soft_cap is not None,
+        "form": form, "BM": min(rows, BLOCK), "ROWS": rows, "GROUP": group,
+        "SPLIT": SPLIT, "CAPPED": soft_cap is not None,
     }  # fmt: skip
     q, table = q.float().contiguous(), block_table.int().contiguous()
     sizes = lengths.int().contiguous()
@@ -73,7 +75,7 @@ def attention(
         (len(tiles), kv_heads, splits),
         sources,
     )  # fmt: skip
-    names = {"DIM": dim, "BM": rows, "GROUP": group, "SINKS": sinks is not None}
+    names = {"DIM": dim, "ROWS": rows, "GROUP": group, "SINKS": sinks is not None}
     bias = (sinks.float() * LOG2E).contiguous() if sinks is not None else out
     ends = (part, state, tiles, bias, out)
     compiled(device.merge_splits, names).launch(

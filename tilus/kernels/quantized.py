@@ -13,7 +13,7 @@ import torch
 from tilus import dtypes
 from tilus.dtypes import DType
 from tilus.errors import TilusTypeError, TilusValueError
-from tilus.tensor import Tensor
+from tilus.tensor import Tensor, to_torch
 
 SCALES = (dtypes.f16, dtypes.bf16, dtypes.f32, dtypes.e8m0, dtypes.f8e4m3)
 GROUPS = (16, 32, 64, 128, 256)
@@ -60,6 +60,74 @@ class QuantizedWeight:
         return (w * self.scales.to_float()[:, :, None]).reshape(n, k)
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """The element types of a quantised weight's tensors, and rounding to the nearest code."""
+
+    codes: DType
+    scales: DType
+    zeros: DType | None
+
+    @staticmethod
+    def of(
+        dtype: DType | str,
+        scale_dtype: DType | str = "f16",
+        zero_point: bool | Literal["float"] | None = None,
+    ) -> Scheme:
+        """The types that these arguments of `quantize_weight` ask for."""
+        kind = dtypes.dtype(dtype) if isinstance(dtype, str) else dtype
+        scale = dtypes.dtype(scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
+        if kind.bits > 8 or kind == dtypes.bool_ or kind == dtypes.e8m0:
+            raise TilusTypeError(f"`dtype` is {kind}; weights have at most 8 bits")
+        if scale not in SCALES:
+            names = ", ".join(map(str, SCALES))
+            raise TilusTypeError(f"`scale_dtype` is {scale}; it is one of {names}")
+        unsigned = kind.kind is dtypes.Kind.UINT
+        if not (unsigned if zero_point is None else zero_point):
+            return Scheme(kind, scale, None)
+        if not unsigned:
+            raise TilusTypeError(f"`zero_point`: only unsigned integers have one, not {kind}")
+        if zero_point != "float":
+            return Scheme(kind, scale, dtypes.u8)
+        return Scheme(kind, scale, scale if scale in (dtypes.bf16, dtypes.f32) else dtypes.f16)
+
+    def nearest(self, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scales and zero points, as stored, with which codes span f32 groups [n, k / g, g]."""
+        kind = self.codes
+        if not torch.isfinite(groups).all():
+            raise TilusValueError("`weight` holds NaN or infinity")
+        if self.zeros is None:
+            largest = min(max(kind.max, -kind.min), 2.0**15)  # so that scales are not subnormal
+            return self.stored_scale(groups.abs().amax(2) / largest), None
+        low, high = groups.amin(2), groups.amax(2)
+        if self.zeros == dtypes.u8:  # 0 is to be a code
+            low, high = low.clamp_max(0), high.clamp_min(0)
+        scale = self.stored_scale((high - low) / kind.max)
+        return scale, self.stored_zero(-low / _nonzero(scale))
+
+    def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
+        """Scales as their type holds them."""
+        return _stored(scale, self.scales)
+
+    def stored_zero(self, zero: torch.Tensor) -> torch.Tensor:
+        """Zero points as their type holds them: integer ones are codes."""
+        assert self.zeros is not None
+        if self.zeros == dtypes.u8:
+            return zero.round().clamp(0, self.codes.max)
+        return _stored(zero, self.zeros)
+
+    def scaled(
+        self, groups: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Weights in units of codes; of integers, the codes' values themselves."""
+        scaled = groups / _nonzero(scale)[:, :, None]
+        if zero is not None:
+            scaled = scaled + zero[:, :, None]
+        if self.codes.is_integer:
+            scaled = scaled.round().clamp(self.codes.min, self.codes.max)
+        return scaled
+
+
 def quantize_weight(
     weight: torch.Tensor,
     dtype: DType | str,
@@ -81,68 +149,46 @@ def quantize_weight(
     Raises:
         TilusTypeError, TilusValueError: an argument is out of place, by name.
     """
-    kind = dtypes.dtype(dtype) if isinstance(dtype, str) else dtype
-    scale_kind = dtypes.dtype(scale_dtype) if isinstance(scale_dtype, str) else scale_dtype
-    n, k, group = _check(weight, kind, group_size, scale_kind)
-    unsigned = kind.kind is dtypes.Kind.UINT
-    asymmetric = unsigned if zero_point is None else bool(zero_point)
-    zero_kind = dtypes.u8
-    if zero_point == "float":
-        zero_kind = scale_kind if scale_kind in (dtypes.bf16, dtypes.f32) else dtypes.f16
-    if asymmetric and not unsigned:
-        raise TilusTypeError(f"`zero_point`: only unsigned integers have one, not {kind}")
+    scheme = Scheme.of(dtype, scale_dtype, zero_point)
+    n, k, group = check_weight(weight, group_size)
     groups = weight.detach().float().reshape(n, k // group, group)
-    if asymmetric:
-        low, high = groups.amin(2), groups.amax(2)
-        if zero_point != "float":  # 0 is to be a code
-            low, high = low.clamp_max(0), high.clamp_min(0)
-        scale = _stored((high - low) / kind.max, scale_kind)
-        zero = -low / _nonzero(scale)
-        if zero_point != "float":
-            zero = torch.round(zero).clamp(0, kind.max)
-    else:
-        largest = min(max(kind.max, -kind.min), 2.0**15)  # so that scales are not subnormal
-        scale = _stored(groups.abs().amax(2) / largest, scale_kind)
-        zero = None
-    scaled = groups / _nonzero(scale)[:, :, None]
-    if zero is not None:
-        zero = _stored(zero, zero_kind)
-        scaled = scaled + zero[:, :, None]
-    if kind.is_integer:
-        scaled = scaled.round().clamp(kind.min, kind.max)
+    scale, zero = scheme.nearest(groups)
+    scaled = scheme.scaled(groups, scale, zero).reshape(n, k)
     return QuantizedWeight(
-        Tensor.from_float(scaled.reshape(n, k), kind),
-        Tensor.from_float(scale, scale_kind),
-        Tensor.from_float(zero, zero_kind) if zero is not None else None,
+        Tensor.from_float(scaled, scheme.codes),
+        Tensor.from_float(scale, scheme.scales),
+        Tensor.from_float(zero, scheme.zeros) if zero is not None and scheme.zeros else None,
         0 if group_size is None else group,
     )
 
 
-def _check(
-    weight: torch.Tensor, kind: DType, group_size: int | None, scale: DType
+def check_weight(
+    weight: torch.Tensor | QuantizedWeight, group_size: int | None
 ) -> tuple[int, int, int]:
-    if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+    """(n, k, weights that share a scale) of a weight matrix that can be cut into such groups."""
+    if not isinstance(weight, QuantizedWeight) and not (
+        isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point()
+    ):
         raise TilusTypeError("`weight` must be a float tensor [n, k]")
     n, k = weight.shape
-    if kind.bits > 8 or kind == dtypes.bool_ or kind == dtypes.e8m0:
-        raise TilusTypeError(f"`dtype` is {kind}; weights have at most 8 bits")
-    if scale not in SCALES:
-        names = ", ".join(map(str, SCALES))
-        raise TilusTypeError(f"`scale_dtype` is {scale}; it is one of {names}")
     if group_size is not None and group_size not in GROUPS:
         raise TilusValueError(f"`group_size` is {group_size}; it is one of {GROUPS} or None")
     if group_size is not None and k % group_size:
         raise TilusValueError(f"`weight` has k = {k}, no multiple of the group, {group_size}")
     if not n or not k:
         raise TilusValueError(f"`weight` is empty: {list(weight.shape)}")
-    if not torch.isfinite(weight).all():
-        raise TilusValueError("`weight` holds NaN or infinity")
     return n, k, group_size or k
 
 
 def _stored(scale: torch.Tensor, kind: DType) -> torch.Tensor:
     """Scales as their type holds them."""
-    return Tensor.from_float(scale, kind).to_float()
+    there = to_torch(kind) if kind.bits > 8 else None
+    stored = scale.to(there).float() if there else Tensor.from_float(scale, kind).to_float()
+    if not torch.isfinite(stored).all():
+        raise TilusValueError(
+            f"`weight` is too large for {kind} scales and zero points; use bf16 or f32 scales"
+        )
+    return stored
 
 
 def _nonzero(scale: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,19 @@ from tilus.codegen.cpu.tiles import Digits, Tile, is_small
 from tilus.codegen.llvm import convert, elementwise
 from tilus.codegen.llvm.lanes import Lanes
 from tilus.codegen.llvm.lookup import lookup
-from tilus.codegen.llvm.writer import I1, I8, I32, I64, V, constant, element_type, values, vector
+from tilus.codegen.llvm.writer import (
+    DOUBLE,
+    FLOAT,
+    I1,
+    I8,
+    I32,
+    I64,
+    V,
+    constant,
+    element_type,
+    values,
+    vector,
+)
 from tilus.codegen.registry import lowering
 from tilus.dtypes import DType, i32
 from tilus.errors import TilusNotImplementedError
@@ -367,6 +379,43 @@ def across(f: CpuLowering, op: str, dtype: DType, x: V) -> V:
     return x
 
 
+def extremum(f: CpuLowering, op: str, parts: Sequence[V]) -> V:
+    """The largest or smallest number in some vectors, as a vector of one; NaN if there is none.
+
+    x86's `maxps x, y` is y where x is NaN, so a total that begins with infinity never is.
+    """
+    w, greater = f.w, "ogt" if op == "max" else "olt"
+    worst = -math.inf if op == "max" else math.inf
+
+    def better(x: V, total: V) -> V:
+        return w.select(w.compare("fcmp", greater, x, total), x, total)
+
+    totals, numbers = [], []
+    for part in parts:
+        count = 1 << (part.lanes - 1).bit_length()
+        floor = constant(part.type, worst)
+        total = better(part, floor)
+        mask = w.compare("fcmp", "ord", part, floor)
+        some = w.bitcast(mask, f"i{part.lanes}") if part.lanes > 1 else w.extract(mask, 0)
+        numbers.append(w.compare("icmp", "ne", some, constant(some.type, 0)))
+        fill = constant(total.type, worst)
+        places = [i if i < part.lanes else part.lanes for i in range(count)]
+        totals.append(w.shuffle(total, fill, places) if count > part.lanes else total)
+    while len(totals) > 1:
+        a, b = sorted(totals[:2], key=lambda v: v.lanes)
+        while a.lanes < b.lanes:
+            half = b.lanes // 2
+            b = better(w.part(b, 0, half), w.part(b, half, half))
+        totals = [*totals[2:], better(a, b)]
+    x, any_ = totals[0], numbers[0]
+    for other in numbers[1:]:
+        any_ = w.op(I1, f"or {any_}, {other.ref}")
+    while x.lanes > 1:
+        half = x.lanes // 2
+        x = better(w.part(x, 0, half), w.part(x, half, half))
+    return w.select(w.splat(any_, 1), x, constant(x.type, math.nan))
+
+
 @lowering("cpu", reduce.Reduce)
 def _(inst: reduce.Reduce, f: CpuLowering, x: Tile) -> Tile:
     w, s = f.w, f.scratch
@@ -382,10 +431,17 @@ def _(inst: reduce.Reduce, f: CpuLowering, x: Tile) -> Tile:
     if after == 1:  # the reduced dimension is the inner one
         lanes = min(64, extent)
         full = extent - extent % lanes
+        near = is_small(x.dtype, x.layout) or full == lanes
+        plain_extremum = near and inst.op in ("max", "min") and kind in (FLOAT, DOUBLE)
 
         def row(i: V) -> V:
+            if plain_extremum:
+                starts = [(k, lanes) for k in range(0, full, lanes)]
+                starts += [(full, extent - full)] if extent > full else []
+                parts = [_chunk(f, x, i, V(I64, str(k)), n) for k, n in starts]
+                return extremum(f, inst.op, parts)
             total = constant(vector(kind, lanes), _identity(inst.op, x.dtype))
-            if is_small(x.dtype, x.layout) or full == lanes:
+            if near:
                 for start in range(0, full, lanes):
                     part = _chunk(f, x, i, V(I64, str(start)), lanes)
                     total = combined(f, inst.op, x.dtype, total, part)

@@ -401,6 +401,9 @@ def _(inst: AllocateShared, f: CpuLowering) -> Memory:
     shape = inst.shape
     layout = SharedLayout.row_major(*shape)  # with one thread there are no banks to spread over
     pointer = f.scratch.shared(inst.dtype, layout.cosize)
+    # Known to others, as far as LLVM can see: it would else load what a dot spreads over its lanes
+    # once before a loop, spread, and spill it (see the barrier in matrix.py).
+    f.w.line(f'call void asm sideeffect "", "r"({pointer})')
     strides = machine.row_major(shape)
     return Memory(
         inst.dtype,
