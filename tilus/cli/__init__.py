@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from tilus import __version__
-from tilus.cli import bench, info, layout
+from tilus.cli import bench, info, layout, quantize
 from tilus.cli import compile as compile_
 from tilus.cli.common import Parser, UsageError, show_error
 from tilus.errors import TilusError
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"tilus {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (layout, compile_, bench, info):
+    for command in (layout, compile_, bench, info, quantize):
         command.add(commands)
     return top
 

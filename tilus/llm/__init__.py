@@ -1,0 +1,1 @@
+"""Quantised language models: checkpoints, families, quantisation and generation."""
