@@ -150,7 +150,7 @@ FILES = {
     "entry a list": (file({"a": [1]}), "tensor 'a' is not described by"),
     "entry without dtype": (file({"a": {"shape": [2], "data_offsets": [0, 8]}}), "not described"),
     "dtype unknown": (file({"a": entry("F31")}), "unknown type 'F31'"),
-    "dtype a number": (file({"a": entry(32)}), "unknown type '32'"),
+    "dtype a number": (file({"a": entry(32)}), "unknown type 32"),
     "dtype of another width": (file({"a": entry("F16")}), r"F16 \[2\], which is not 8 bytes"),
     "shape no list": (file({"a": entry(shape=2)}), "not a list of extents"),
     "shape negative": (file({"a": entry(shape=[-2, -1])}), "not a list of extents"),
@@ -316,8 +316,8 @@ FOLDERS: dict[str, tuple[Any, str]] = {
     "a shard of a windows path": (lambda f: sharded(f, {"a": "..\\a.safetensors"}), "beside it"),
     "a shard with a NUL": (lambda f: sharded(f, {"a": "a\0.safetensors"}), "beside it"),
     "a shard that is a pickle": (lambda f: sharded(f, {"a": "a.bin"}), "beside it"),
-    "a shard that is a number": (lambda f: sharded(f, {"a": 1}), "names the file '1'"),
-    "a shard that is a list": (lambda f: sharded(f, {"a": [ONE]}), "beside it"),
+    "a shard that is a number": (lambda f: sharded(f, {"a": 1}), "names the file 1;"),
+    "a shard that is a list": (lambda f: sharded(f, {"a": [ONE]}), "names the file a list of 1;"),
 }
 
 

@@ -14,6 +14,7 @@ import torch
 
 from tilus import dtypes
 from tilus.dtypes import DType
+from tilus.errors import TilusValueError
 from tilus.kernels.panels import lanes
 from tilus.layouts import Layout
 
@@ -54,15 +55,25 @@ _STORED = {"f32": dtypes.f32, "f16": dtypes.f16, "bf16": dtypes.bf16}
 _TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
+def fits(page: int, dim: int, dtype: str) -> bool:
+    """Whether native attention can read such a cache."""
+    return dtype in _STORED and page % LANES == 0 and dim % LANES == 0
+
+
 class PanelCache:
     """Keys and values of all layers, zero at first; see the module."""
 
     def __init__(
         self, layers: int, pages: int, page: int, kv_heads: int, dim: int, dtype: str
     ) -> None:
+        if not fits(page, dim, dtype):
+            raise TilusValueError(
+                f"pages of {page} tokens, heads of {dim} numbers in {dtype}: native pages have a "
+                f"multiple of {LANES} tokens and numbers, in {', '.join(_STORED)}"
+            )
         operand = dtypes.bf16 if dtype == "bf16" else dtypes.f32
         self.form = KvFormat(_STORED[dtype], operand, dim, page)
-        self.layers, self.pages, self.kv_heads = layers, pages, kv_heads
+        self.layers, self.pages, self.kv_heads, self.head_dim = layers, pages, kv_heads, dim
         depth, kind = self.form.depth, _TORCH[dtype]
         k = (layers, pages, kv_heads, page // LANES, dim // depth, LANES, depth)
         v = (layers, pages, kv_heads, dim // LANES, page // depth, LANES, depth)

@@ -1,7 +1,8 @@
 """The operations a model is made of: one place to say which kernels run it.
 
 `REFERENCE` is plain torch with tilus's quantised products; see `tilus.kernels.reference` for what
-each operation means, its arguments and its result.
+each operation means, its arguments and its result. `NATIVE` has attention, norms and gates as
+kernels, too.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tilus.kernels import matmul, reference
+from tilus.kernels import matmul, reference, rows
+from tilus.kernels.attention import attention
 from tilus.kernels.cache import PagedCache
+from tilus.kernels.kv_cache import PanelCache, fits
 from tilus.kernels.quantized import QuantizedWeight
 
 Weight: TypeAlias = torch.Tensor | QuantizedWeight  # [outputs, inputs]
@@ -52,5 +55,22 @@ class Ops:
     sample: Callable[..., torch.Tensor] = reference.sample
 
 
+def native_cache(
+    layers: int, blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: str
+) -> Cache:
+    """The cache that native attention reads, where it can."""
+    kind = PanelCache if fits(block_size, head_dim, dtype) else PagedCache
+    return kind(layers, blocks, block_size, kv_heads, head_dim, dtype)
+
+
+def native_attention(q: torch.Tensor, cache: Cache, *args: Any, **keywords: Any) -> torch.Tensor:
+    """Native where the cache is."""
+    run = attention if isinstance(cache, PanelCache) else reference.attention
+    return run(q, cache, *args, **keywords)
+
+
 REFERENCE = Ops()
+NATIVE = Ops(
+    cache=native_cache, rms_norm=rows.rms_norm, attention=native_attention, gated=rows.gated
+)
 EXACT = Ops(linear=partial(linear, activations="exact"))  # quantised products do not round x

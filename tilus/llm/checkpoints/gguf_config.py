@@ -10,7 +10,7 @@ import torch
 
 from tilus.errors import TilusNotImplementedError, TilusValueError
 from tilus.llm.checkpoints.gguf_rope import divided
-from tilus.llm.checkpoints.limits import shown
+from tilus.llm.checkpoints.limits import is_count, shown
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _CLASSES = {
@@ -65,7 +65,7 @@ class Metadata:
         name = f"{self.path}: {self.architecture}.{key}"
         if value is None:
             return TilusValueError(f"{name} is missing")
-        return TilusValueError(f"{name} is {shown(str(value))}, not {what}")
+        return TilusValueError(f"{name} is {shown(value)}, not {what}")
 
 
 def config(meta: Metadata, factors: torch.Tensor | None, names: set[str]) -> dict[str, Any]:
@@ -116,8 +116,9 @@ def config(meta: Metadata, factors: torch.Tensor | None, names: set[str]) -> dic
     if family == "mistral":
         found["sliding_window"] = meta.count("attention.sliding_window") if window else None
     for name in ("bos", "eos"):
-        if f"tokenizer.ggml.{name}_token_id" in meta.keys:
-            found[f"{name}_token_id"] = meta.keys[f"tokenizer.ggml.{name}_token_id"]
+        token = meta.keys.get(f"tokenizer.ggml.{name}_token_id")
+        if is_count(token):
+            found[f"{name}_token_id"] = token
     return found
 
 
@@ -140,7 +141,7 @@ def _scaling(meta: Metadata, factors: torch.Tensor | None, head_dim: int) -> dic
         return {"rope_type": "linear", "factor": meta.number("rope.scaling.factor")}
     if kind != "yarn":
         raise TilusNotImplementedError(
-            f"{meta.path}: rope scaling of the type {shown(str(kind))}; linear and yarn are known"
+            f"{meta.path}: rope scaling of the type {shown(kind)}; linear and yarn are known"
         )
     factor = meta.number("rope.scaling.factor")
     found: dict[str, Any] = {

@@ -110,7 +110,7 @@ def _alignment(file: File, metadata: dict[str, Any]) -> int:
     value = metadata.get("general.alignment", 32)
     if type(value) is not int or value < 8 or value & (value - 1):
         raise TilusValueError(
-            f"{file.path}: general.alignment is {shown(str(value))}, no power of two from 8 on"
+            f"{file.path}: general.alignment is {shown(value)}, no power of two from 8 on"
         )
     return value
 

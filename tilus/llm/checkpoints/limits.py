@@ -134,9 +134,15 @@ def product(extents: Iterable[int]) -> int:
     return total
 
 
-def shown(name: str) -> str:
-    """A name from a file, for one line of an error."""
-    return repr(name if len(name) <= _SHOWN else name[: _SHOWN - 3] + "...")
+def shown(value: object) -> str:
+    """A name or another value from a file, for one line of an error."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
+    if not isinstance(value, str):
+        return str(value)
+    return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
 
 
 def listed(names: Iterable[str]) -> str:

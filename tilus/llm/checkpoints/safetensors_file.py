@@ -111,7 +111,7 @@ class SafetensorsFile:
             raise TilusValueError(f"{where} is not described by dtype, shape and data_offsets")
         kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
         if not isinstance(kind, str) or kind not in TYPES:
-            raise TilusValueError(f"{where} has the unknown type {shown(str(kind))}")
+            raise TilusValueError(f"{where} has the unknown type {shown(kind)}")
         if not isinstance(shape, list) or not all(map(is_count, shape)):
             raise TilusValueError(f"{where} has a shape that is not a list of extents")
         if len(shape) > MAX_DIMENSIONS:

@@ -58,7 +58,7 @@ class SafetensorsCheckpoint(Checkpoint):
         kinds = ", ".join(sorted(set(others.values())))
         how = self.config.get("quantization_config")
         method = how.get("quant_method") if isinstance(how, dict) else None
-        made = f" (quantised with {shown(str(method))})" if method else ""
+        made = f" (quantised with {shown(method)})" if method else ""
         raise TilusValueError(
             f"{self.folder}{made} has tensors of type {kinds}: {listed(others)}; only "
             f"{', '.join(FLOATS)} are read, so pass the model before it was quantised"
@@ -102,7 +102,7 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
     for name in places.values():
         if not _is_plain(name):
             raise TilusValueError(
-                f"{index} names the file {shown(str(name))}; files are *.safetensors beside it"
+                f"{index} names the file {shown(name)}; files are *.safetensors beside it"
             )
     shards = sorted(set(places.values()))
     missing = [name for name in shards if not (folder / name).exists()]
