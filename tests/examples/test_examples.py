@@ -26,7 +26,11 @@ from tilus.ir.target import target
 from tilus.kernels import weight_layout
 from tilus.options import options
 
-NAMES = [m.name for m in pkgutil.iter_modules(examples.__path__) if not m.name.startswith("_")]
+NAMES = [
+    m.name
+    for m in pkgutil.iter_modules(examples.__path__)
+    if not m.name.startswith(("_", "train_"))
+]
 MATMUL = {"BM": 32, "BN": 32, "BK": 32}
 
 
