@@ -166,7 +166,7 @@ TENSORS = {
         changed("blk.0.attn_q.weight", type=Q4_0),
         "rows of 8, no multiple of the 32",
     ),
-    "quantised norm": (
+    "norm of another width": (
         gguf(LLAMA, [*tensors({NORM: None}), Stored(NORM, (32,), bytes(34), Q8_0)]),
         "is .32.; the metadata asks for .8.",
     ),
@@ -251,26 +251,38 @@ def test_refused_with_one_line(tmp_path, data: bytes, message: str):
     refused(load, path, message)
 
 
+WIDE = {**LLAMA, "llama.embedding_length": 32}
+WIDE_SHAPES: dict[str, tuple[int, ...] | None] = {
+    "token_embd.weight": (6, 32),
+    "blk.0.attn_norm.weight": (32,),
+    "blk.0.attn_q.weight": (32, 32),
+    "blk.0.attn_k.weight": (16, 32),
+    "blk.0.attn_v.weight": (16, 32),
+    "blk.0.attn_output.weight": (32, 32),
+    "blk.0.ffn_norm.weight": (32,),
+    "blk.0.ffn_gate.weight": (12, 32),
+    "blk.0.ffn_up.weight": (12, 32),
+    "blk.0.ffn_down.weight": (32, 12),
+    "output_norm.weight": (32,),
+}
+
+
+def wide(path: Path, tensor: Stored) -> Path:
+    """A model of blocks' width, one tensor replaced."""
+    path.write_bytes(gguf(WIDE, [*tensors({**WIDE_SHAPES, str(tensor.name): None}), tensor]))
+    return path
+
+
 def test_scales_that_are_no_numbers(tmp_path):
-    keys = {**LLAMA, "llama.embedding_length": 32, "llama.attention.head_count": 2}
-    shapes = {
-        "token_embd.weight": (6, 32),
-        "blk.0.attn_norm.weight": (32,),
-        "blk.0.attn_q.weight": (32, 32),
-        "blk.0.attn_k.weight": (16, 32),
-        "blk.0.attn_v.weight": (16, 32),
-        "blk.0.attn_output.weight": (32, 32),
-        "blk.0.ffn_norm.weight": (32,),
-        "blk.0.ffn_gate.weight": (12, 32),
-        "blk.0.ffn_up.weight": None,
-        "blk.0.ffn_down.weight": (32, 12),
-        "output_norm.weight": (32,),
-    }
     bad = Stored("blk.0.ffn_up.weight", (12, 32), bytes(11 * 18) + b"\xff" * 18, Q4_0)
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf(keys, [*tensors(shapes), bad]))
+    path = wide(tmp_path / "model.gguf", bad)
     assert open_checkpoint(path).shape("model.layers.0.mlp.up_proj.weight") == (12, 32)
     refused(load, path, "tensor 'blk.0.ffn_up.weight': has scales that are NaN or infinite")
+
+
+def test_a_quantised_norm(tmp_path):
+    path = wide(tmp_path / "model.gguf", Stored(NORM, (32,), bytes(34), Q8_0))
+    refused(open_checkpoint, path, "is Q8_0 with the shape .32.; only matrices are quantised")
 
 
 def test_a_name_that_is_not_there(tmp_path):

@@ -158,6 +158,14 @@ def test_converted_types_are_near(ggml: GgmlType):
     assert weight.dtype == dtypes.u4 and error.max() > 0
 
 
+def test_converted_types_that_are_no_numbers_are_refused():
+    ggml = BY_NAME["IQ3_XXS"]
+    blocks = random_blocks(ggml, 2, largest=1000)
+    blocks[-1, :2] = 0xFF
+    with pytest.raises(TilusValueError, match="NaN or infinity"):
+        _converted(ggml, torch.from_numpy(blocks).reshape(-1), N, K)
+
+
 @pytest.mark.parametrize(("kind", "at"), [("Q4_K", (0, 2)), ("Q6_K", (208,))])
 def test_products_with_packed_weights(kind: str, at: tuple[int, ...]):
     ggml = BY_NAME[kind]

@@ -113,8 +113,8 @@ def config(meta: Metadata, factors: torch.Tensor | None, names: set[str]) -> dic
         "attention_bias": "blk.0.attn_q.bias" in names,
         "mlp_bias": "blk.0.ffn_gate.bias" in names,
     }
-    if family == "mistral":
-        found["sliding_window"] = meta.count("attention.sliding_window") if window else None
+    if window:
+        found["sliding_window"] = meta.count("attention.sliding_window")
     for name in ("bos", "eos"):
         token = meta.keys.get(f"tokenizer.ggml.{name}_token_id")
         if is_count(token):

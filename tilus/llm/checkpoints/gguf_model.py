@@ -10,6 +10,7 @@ import importlib.util
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tilus.errors import TilusError, TilusNotImplementedError, TilusValueError
@@ -229,7 +230,8 @@ def _converted(ggml: GgmlType, data: torch.Tensor, n: int, k: int) -> QuantizedW
     kind, group = ggml.nearest
     blocks = data.numpy().reshape(n, -1)
     try:
-        values = dequantize(blocks, GGMLQuantizationType[ggml.name])
+        with np.errstate(all="ignore"):  # NaN and infinities are refused below
+            values = dequantize(blocks, GGMLQuantizationType[ggml.name])
     except (KeyError, NotImplementedError) as error:
         raise TilusNotImplementedError(
             f"the installed package gguf does not decode {ggml.name}"

@@ -140,9 +140,9 @@ def shown(value: object) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object of {len(value)}"
-    if not isinstance(value, str):
-        return str(value)
-    return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
+    text = str(value)
+    short = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return repr(short) if isinstance(value, str) else short
 
 
 def listed(names: Iterable[str]) -> str:

@@ -53,27 +53,34 @@ def quantize_rtn(
     """
     scheme = Scheme.of(dtype, scale_dtype, zero_point)
     n, k, group = check_weight(weight, group_size or None)
-    parts: list[list[torch.Tensor]] = [[], [], []]
+    made = QuantizedWeight(
+        _empty(scheme.codes, n, k),
+        _empty(scheme.scales, n, k // group),
+        _empty(scheme.zeros, n, k // group) if scheme.zeros is not None else None,
+        group_size or 0,
+    )
+    start = 0
     for rows in _chunks(weight):
         groups = rows.reshape(len(rows), k // group, group)
         scale, zero = scheme.nearest(groups)
         if clip_search:
             scale, zero = _Search(scheme, groups).run(scale, zero)
-        scaled = scheme.scaled(groups, scale, zero).reshape(rows.shape)
-        made = (Tensor.from_float(scaled, scheme.codes), Tensor.from_float(scale, scheme.scales))
-        for part, tensor in zip(parts, made, strict=False):
-            part.append(tensor.storage)
-        if zero is not None and scheme.zeros is not None:
-            parts[2].append(Tensor.from_float(zero, scheme.zeros).storage)
-    codes, scales, zeros = (torch.cat(part) if part else None for part in parts)
-    assert codes is not None and scales is not None
-    shape = (n, k // group)
-    return QuantizedWeight(
-        Tensor(scheme.codes, (n, k), codes),
-        Tensor(scheme.scales, shape, scales),
-        Tensor(scheme.zeros, shape, zeros) if zeros is not None and scheme.zeros else None,
-        group_size or 0,
-    )
+        part = _rows(made, start, start + len(rows))
+        _fill(part.codes, scheme.scaled(groups, scale, zero))
+        _fill(part.scales, scale)
+        if part.zeros is not None and zero is not None:
+            _fill(part.zeros, zero)
+        start += len(rows)
+    return made
+
+
+def _empty(kind: DType, n: int, columns: int) -> Tensor:
+    storage = torch.empty(kind.storage_bytes(n * columns), dtype=torch.uint8)
+    return Tensor(kind, (n, columns), storage)
+
+
+def _fill(out: Tensor, values: torch.Tensor) -> None:
+    out.storage.copy_(Tensor.from_float(values.reshape(out.shape), out.dtype).storage)
 
 
 def squared_errors(
