@@ -5,7 +5,7 @@ kernels with their arguments, and runs them one after the other in one region of
 that torch uses (`GOMP_parallel` of the library torch ships), so that no second pool competes with
 it; without one, on Python threads.
 
-    table    for each kernel {function, offset of its words, blocks, offset of its status}
+    table    for each kernel {function, offset of its words, blocks, offset of its status, taken}
     words    for each kernel: its arguments, the grid's extents, the status
 """
 
@@ -30,8 +30,9 @@ from tilus.errors import TilusValueError, Trap
 from tilus.ir.target import cpu_target
 from tilus.runtime import jit
 
-_SYMBOLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
-_ROW = "Qqqq"  # an entry of the table
+_SYMBOLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_num_threads")
+_ROW = "Qqqqq"  # an entry of the table
+_FIELDS, _BYTES = len(_ROW), struct.calcsize(_ROW)
 _END = "I4xI4xI4xi4x"  # what follows the arguments: the grid's extents, the status
 
 _recording: ContextVar[Graph | None] = ContextVar("tilus.graph", default=None)
@@ -73,7 +74,7 @@ def _python_team(buffer: Any, count: int, threads: int) -> int:
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for i in range(count):
-            address, offset, blocks, status = struct.unpack_from(_ROW, buffer, 32 * i)
+            address, offset, blocks, status, _ = struct.unpack_from(_ROW, buffer, _BYTES * i)
             cuts = [blocks * t // threads for t in range(threads + 1)]
             span = kind(address)
             jobs = [pool.submit(span, base + offset, a, b) for a, b in itertools.pairwise(cuts)]
@@ -119,7 +120,7 @@ class CpuKernel:
         one = self._one
         x, y, z = grid
         blocks = x * y * z
-        row = one.values[:4]
+        row = one.values[:_FIELDS]
         row[2] = blocks
         one.run(one.packed([*row, *args, x, y, z, 0]), blocks)
 
@@ -145,13 +146,13 @@ class Program:
     def __init__(self, launches: Sequence[Launch]) -> None:
         self.launches = tuple(launches)
         self.blocks = max((launch.blocks for launch in launches), default=0)
-        offset = struct.calcsize(f"<{_ROW}") * len(self.launches)
+        offset = _BYTES * len(self.launches)
         form, table, words = "", list[Any](), list[Any]()
         self._first: list[int] = []  # of each launch, where in `values` its arguments begin
         for launch in self.launches:
-            self._first.append(4 * len(self.launches) + len(words))
+            self._first.append(_FIELDS * len(self.launches) + len(words))
             status = offset + 8 * (len(launch.args) + 3)
-            table += [launch.kernel.address, offset, launch.blocks, status]
+            table += [launch.kernel.address, offset, launch.blocks, status, 0]
             words += [*launch.args, *launch.grid, 0]
             form += launch.kernel.words + _END
             offset = status + 8
@@ -182,7 +183,7 @@ class Program:
         """
         bad = _team()(buffer, len(self.launches), min(torch.get_num_threads(), blocks))
         if bad:
-            (at,) = struct.unpack_from("<q", buffer, 32 * bad - 8)
+            (at,) = struct.unpack_from("<q", buffer, _BYTES * (bad - 1) + 24)
             (code,) = struct.unpack_from("<i", buffer, at)
             struct.pack_into("<i", buffer, at, 0)
             fault = self.launches[bad - 1].kernel.faults[code - 1]

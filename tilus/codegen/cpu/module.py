@@ -8,8 +8,9 @@ and, once for all kernels (`TEAM`),
     tilus.run(base, count, threads)     some kernels one after the other, on the OpenMP team that
                                         torch uses; 0, or the number, from 1, of one that failed
 
-Each thread takes one contiguous run of a kernel's blocks, so that it reads one run of memory; all
-threads meet between two kernels.
+Threads take runs of a kernel's blocks, each a share of what is left, until none is: long ones at
+first, so that a thread reads long runs of memory, and single blocks at last, so that all are done
+at the same time, whatever blocks cost. All threads meet between two kernels.
 """
 
 from __future__ import annotations
@@ -122,32 +123,47 @@ done:
 
 
 TEAM = """
-; A node is {ptr span, i64 offset of its params, i64 blocks, i64 offset of its status word}; offsets
-; count from `base`, where the nodes begin.
+; A node is {ptr span, i64 offset of its params, i64 blocks, i64 offset of its status word, i64 blocks
+; taken}; offsets count from `base`, where the nodes begin.
 
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare void @GOMP_barrier()
-declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.smin.i64(i64, i64)
 
-define internal void @share(ptr %base, i64 %count, i64 %thread, i64 %threads) {
+define internal void @share(ptr %base, i64 %count, i64 %threads) {
 entry:
-  %next.thread = add i64 %thread, 1
+  %twice = shl i64 %threads, 1
   br label %node
 node:
   %i = phi i64 [ 0, %entry ], [ %i.next, %met ]
-  %fields = getelementptr [4 x i64], ptr %base, i64 %i
+  %fields = getelementptr [5 x i64], ptr %base, i64 %i
   %span = load ptr, ptr %fields, align 8
   %p.at = getelementptr i8, ptr %fields, i64 8
   %p.offset = load i64, ptr %p.at, align 8
   %params = getelementptr i8, ptr %base, i64 %p.offset
   %n.at = getelementptr i8, ptr %fields, i64 16
   %n = load i64, ptr %n.at, align 8
-  %a = mul i64 %n, %thread
-  %begin = udiv i64 %a, %threads
-  %b = mul i64 %n, %next.thread
-  %end = udiv i64 %b, %threads
+  %taken = getelementptr i8, ptr %fields, i64 32
+  br label %take
+take:
+  %before = load atomic i64, ptr %taken monotonic, align 8
+  %left = sub i64 %n, %before
+  %some = icmp sgt i64 %left, 0
+  br i1 %some, label %run, label %over
+run:
+  %part = udiv i64 %left, %twice
+  %size = call i64 @llvm.umax.i64(i64 %part, i64 1)
+  %begin = atomicrmw add ptr %taken, i64 %size monotonic, align 8
+  %stop = add i64 %begin, %size
+  %end = call i64 @llvm.smin.i64(i64 %stop, i64 %n)
+  %any = icmp slt i64 %begin, %end
+  br i1 %any, label %go, label %over
+go:
   call void %span(ptr %params, i64 %begin, i64 %end)
+  br label %take
+over:
   %i.next = add i64 %i, 1
   %more = icmp ult i64 %i.next, %count
   br i1 %more, label %meet, label %done
@@ -168,21 +184,29 @@ entry:
   %base = load ptr, ptr %data, align 8
   %count.at = getelementptr i8, ptr %data, i64 8
   %count = load i64, ptr %count.at, align 8
-  %t = call i32 @omp_get_thread_num()
-  %thread = zext i32 %t to i64
   %c = call i32 @omp_get_num_threads()
   %threads = zext i32 %c to i64
-  call void @share(ptr %base, i64 %count, i64 %thread, i64 %threads)
+  call void @share(ptr %base, i64 %count, i64 %threads)
   ret void
 }
 
 define i64 @tilus.run(ptr %base, i64 %count, i32 %threads) {
 entry:
   %data = alloca [2 x i64], align 8
+  br label %reset
+reset:
+  %r = phi i64 [ 0, %entry ], [ %r.next, %reset ]
+  %r.fields = getelementptr [5 x i64], ptr %base, i64 %r
+  %r.taken = getelementptr i8, ptr %r.fields, i64 32
+  store i64 0, ptr %r.taken, align 8
+  %r.next = add i64 %r, 1
+  %r.more = icmp ult i64 %r.next, %count
+  br i1 %r.more, label %reset, label %begin
+begin:
   %one = icmp sle i32 %threads, 1
   br i1 %one, label %alone, label %together
 alone:
-  call void @share(ptr %base, i64 %count, i64 0, i64 1)
+  call void @share(ptr %base, i64 %count, i64 1)
   br label %check
 together:
   store ptr %base, ptr %data, align 8
@@ -192,7 +216,7 @@ together:
   br label %check
 check:
   %i = phi i64 [ 0, %alone ], [ 0, %together ], [ %i.next, %good ]
-  %fields = getelementptr [4 x i64], ptr %base, i64 %i
+  %fields = getelementptr [5 x i64], ptr %base, i64 %i
   %at = getelementptr i8, ptr %fields, i64 24
   %offset = load i64, ptr %at, align 8
   %word = getelementptr i8, ptr %base, i64 %offset
