@@ -76,6 +76,7 @@ def memory() -> Iterator[Sample]:
             """%X = global_view(%x, dtype=f32, shape=[64])
             %O = global_view(%out, dtype=f32, shape=[64])
             prefetch(%X, offsets=[0], shape=[64])
+            prefetch(%X, offsets=[0], shape=[64], level=2)
             %t = load_global(%X, offsets=[0], shape=[64])
             store_global(%O, %t, offsets=[0])""",
         ),

@@ -54,7 +54,7 @@ def attention(
         return out
     longest = block_table.shape[1]
     splits = max(1, -(-longest * form.page // SPLIT))
-    part = torch.empty(len(tiles), kv_heads, splits, rows, dim)
+    part = torch.empty(len(tiles), kv_heads, splits, rows, form.wide)
     state = torch.empty(len(tiles), kv_heads, splits, rows, 2)
     constants = {
         "form": form, "BM": min(rows, BLOCK), "ROWS": rows, "GROUP": group,
@@ -63,8 +63,8 @@ def attention(
     q, table = q.float().contiguous(), block_table.int().contiguous()
     sizes = lengths.int().contiguous()
     factor = scale / soft_cap if soft_cap is not None else scale * LOG2E
-    k, v = cache.k[layer], cache.v[layer]
-    sources = (q, k, v, table, tiles, sizes, part, state)
+    stored = [t[layer] for t in (cache.k, cache.v, cache.k_scale, cache.v_scale)]
+    sources = (q, *stored, table, tiles, sizes, part, state)
     compiled(device.attend, constants).launch(
         [
             *(t.data_ptr() for t in sources),
@@ -75,7 +75,7 @@ def attention(
         (len(tiles), kv_heads, splits),
         sources,
     )  # fmt: skip
-    names = {"DIM": dim, "ROWS": rows, "GROUP": group, "SINKS": sinks is not None}
+    names = {"form": form, "ROWS": rows, "GROUP": group, "SINKS": sinks is not None}
     bias = (sinks.float() * LOG2E).contiguous() if sinks is not None else out
     ends = (part, state, tiles, bias, out)
     compiled(device.merge_splits, names).launch(

@@ -1,39 +1,72 @@
 """The cache of keys and values as dots read it: pages of PAGE tokens, in panels of 16.
 
-    k    [layers, pages, kv heads, page / 16, dim / depth, 16 tokens, depth]
-    v    [layers, pages, kv heads, dim / 16, page / depth, 16 numbers, depth]
+    k    [layers, pages, kv heads, page / 16, wide / depth, 16 tokens, depth]
+    v    [layers, pages, kv heads, wide / 16, page / depth, 16 numbers, depth]
 
-`depth` neighbours along what a dot adds up lie side by side: 2 of bf16, 1 of f32 and f16.
+`depth` neighbours along what a dot adds up lie side by side: 4 of i8, 2 of bf16, 1 of f32 and f16.
+`wide` is the size of a head, up to a multiple of 16; what is beyond the size stays zero.
+
+In `i8` each token and head has a scale of its own, as in `tilus.kernels.cache`; dots want unsigned
+bytes, so 128 is added to the codes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from tilus import dtypes
 from tilus.dtypes import DType
-from tilus.errors import TilusValueError
+from tilus.errors import TilusTypeError, TilusValueError
+from tilus.kernels.cache import LARGEST, quantized
 from tilus.kernels.panels import lanes
 from tilus.layouts import Layout
+from tilus.runtime import memory
 
 LANES = 16
+ZERO = 128  # the byte that stands for 0 in `i8`
 
 
 @dataclass(frozen=True)
 class KvFormat:
     """How a page is stored, and what it is multiplied as."""
 
-    stored: DType
-    operand: DType
+    stored: DType  # u8 with scales, or a float
+    operand: DType  # what queries are multiplied as
     dim: int
     page: int
 
     @property
+    def scaled(self) -> bool:
+        """Whether tokens have scales, and products are those of integers."""
+        return self.operand == dtypes.i8
+
+    @property
+    def planes(self) -> int:
+        """How many numbers of the operand's type a query or a probability is made of."""
+        return 2 if self.scaled else 1
+
+    @property
+    def weight(self) -> DType:
+        """What keys and values are multiplied as."""
+        return self.stored if self.scaled else self.operand
+
+    @property
+    def sums(self) -> DType:
+        """What products are added up in."""
+        return dtypes.i32 if self.scaled else dtypes.f32
+
+    @property
+    def wide(self) -> int:
+        """Numbers of a head as stored."""
+        return -(-self.dim // LANES) * LANES
+
+    @property
     def raw(self) -> DType:
         """What the elements are loaded as."""
-        return dtypes.u16 if self.stored.bits == 16 else dtypes.u32
+        return {8: dtypes.u8, 16: dtypes.u16, 32: dtypes.u32}[self.stored.bits]
 
     @property
     def depth(self) -> int:
@@ -43,7 +76,7 @@ class KvFormat:
     @property
     def step(self) -> int:
         """How many of them are loaded at a time."""
-        return 16
+        return 4
 
     @property
     def order(self) -> Layout:
@@ -51,40 +84,73 @@ class KvFormat:
         return lanes(self.step, self.depth, 1)
 
 
-_STORED = {"f32": dtypes.f32, "f16": dtypes.f16, "bf16": dtypes.bf16}
-_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-
-
-def fits(page: int, dim: int, dtype: str) -> bool:
-    """Whether native attention can read such a cache."""
-    return dtype in _STORED and page % LANES == 0 and dim % LANES == 0
+_FORMATS = {  # stored, multiplied as
+    "f32": (dtypes.f32, dtypes.f32, torch.float32),
+    "f16": (dtypes.f16, dtypes.f32, torch.float16),
+    "bf16": (dtypes.bf16, dtypes.bf16, torch.bfloat16),
+    "i8": (dtypes.u8, dtypes.i8, torch.uint8),
+}
 
 
 class PanelCache:
-    """Keys and values of all layers, zero at first; see the module."""
+    """Keys and values of all layers, zero at first; see the module.
+
+    Args:
+        layers: of the model.
+        pages: of all sequences.
+        page: tokens of a page, a multiple of 16.
+        kv_heads: heads of keys.
+        dim: numbers of a head.
+        dtype: f32, f16, bf16 or i8.
+    """
 
     def __init__(
         self, layers: int, pages: int, page: int, kv_heads: int, dim: int, dtype: str
     ) -> None:
-        if not fits(page, dim, dtype):
-            raise TilusValueError(
-                f"pages of {page} tokens, heads of {dim} numbers in {dtype}: native pages have a "
-                f"multiple of {LANES} tokens and numbers, in {', '.join(_STORED)}"
-            )
-        operand = dtypes.bf16 if dtype == "bf16" else dtypes.f32
-        self.form = KvFormat(_STORED[dtype], operand, dim, page)
+        if dtype not in _FORMATS:
+            raise TilusTypeError(f"`dtype` is {dtype}; it is one of {', '.join(_FORMATS)}")
+        sizes = {"layers": layers, "pages": pages, "page": page, "kv_heads": kv_heads, "dim": dim}
+        for name, value in sizes.items():
+            if value < 1:
+                raise TilusValueError(f"`{name}` is {value}; it is at least 1")
+        if page % LANES:
+            raise TilusValueError(f"`page` is {page} tokens; it is a multiple of {LANES}")
+        stored, operand, kind = _FORMATS[dtype]
+        self.form = KvFormat(stored, operand, dim, page)
+        self.dtype = dtype
         self.layers, self.pages, self.kv_heads, self.head_dim = layers, pages, kv_heads, dim
-        depth, kind = self.form.depth, _TORCH[dtype]
-        k = (layers, pages, kv_heads, page // LANES, dim // depth, LANES, depth)
-        v = (layers, pages, kv_heads, dim // LANES, page // depth, LANES, depth)
-        self.k, self.v = torch.zeros(k, dtype=kind), torch.zeros(v, dtype=kind)
+        depth, wide = self.form.depth, self.form.wide
+        start = (layers, pages, kv_heads)
+        if self.nbytes > LARGEST:
+            raise TilusValueError(f"`pages` is {pages}; the cache would take {self.nbytes} B")
+        self.k = _zeros((*start, page // LANES, wide // depth, LANES, depth), kind)
+        self.v = _zeros((*start, wide // LANES, page // depth, LANES, depth), kind)
+        scales = (*start, page) if self.form.scaled else (layers, 0)
+        self.k_scale, self.v_scale = torch.zeros(scales), torch.zeros(scales)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and scales."""
+        form = self.form
+        row = form.wide * form.stored.bits // 8 + (4 if form.scaled else 0)
+        return 2 * self.layers * self.pages * form.page * self.kv_heads * row
 
     def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Write keys and values [rows, kv_heads, dim] of tokens into their slots [rows]."""
         form = self.form
-        rows, depth = len(slots), form.depth
+        depth, kind = form.depth, self.k.dtype
         page, place = slots.long() // form.page, slots.long() % form.page
-        keys = k.reshape(rows, self.kv_heads, form.dim // depth, depth).to(self.k.dtype)
+        if form.scaled:
+            k, self.k_scale[layer][page, :, place] = quantized(k)
+            v, self.v_scale[layer][page, :, place] = quantized(v)
+            k, v = k.short() + ZERO, v.short() + ZERO
+        more = (0, form.wide - form.dim)
+        k, v = torch.nn.functional.pad(k, more), torch.nn.functional.pad(v, more)
+        keys = k.unflatten(-1, (form.wide // depth, depth)).to(kind)
         self.k[layer][page, :, place // LANES, :, place % LANES] = keys
-        numbers = v.reshape(rows, self.kv_heads, form.dim // LANES, LANES).to(self.v.dtype)
+        numbers = v.unflatten(-1, (form.wide // LANES, LANES)).to(kind)
         self.v[layer].permute(0, 3, 5, 1, 2, 4)[page, place // depth, place % depth] = numbers
+
+
+def _zeros(shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
+    return memory.empty(math.prod(shape) * kind.itemsize).zero_().view(kind).reshape(shape)

@@ -464,9 +464,10 @@ def _(inst: Prefetch, f: CpuLowering, src: Memory, offsets: object) -> None:
     bits = w.binary("mul", total, V(I64, str(src.dtype.bits)))
     base = w.gep(src.pointer, w.op(I64, f"ashr {bits}, 3"), I8)
     size = math.prod(inst.shape) * src.dtype.bits // 8
+    near = {1: "3", 2: "2"}[inst.level]
     for line in range(0, max(size, 1), 64):
         place = w.gep(base, V(I64, str(line)), I8)
-        w.call("void", "llvm.prefetch.p0", place, V(I32, "0"), V(I32, "3"), V(I32, "1"))
+        w.call("void", "llvm.prefetch.p0", place, V(I32, "0"), V(I32, near), V(I32, "1"))
 
 
 @lowering("cpu", AtomicAdd)

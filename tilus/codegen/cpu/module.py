@@ -123,8 +123,8 @@ done:
 
 
 TEAM = """
-; A node is {ptr span, i64 offset of its params, i64 blocks, i64 offset of its status word, i64 blocks
-; taken}; offsets count from `base`, where the nodes begin.
+; A node is {ptr span, i64 offset of its params, i64 blocks, i64 offset of its status word, i64
+; blocks taken}; offsets count from `base`, where the nodes begin.
 
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare void @GOMP_barrier()

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilus import dtypes
 from tilus.dtypes import DType
-from tilus.errors import TilusTypeError
+from tilus.errors import TilusTypeError, TilusValueError
 from tilus.ir import machine
 from tilus.ir.expr import Expr, Value, kind_of
 from tilus.ir.inst import Effect, Inst, Layouts, check_tile
@@ -460,14 +460,17 @@ class CopyAsyncWaitGroup(Inst, opcode="copy_async_wait_group", effects=Effect.SY
 
 
 class Prefetch(Inst, opcode="prefetch", effects=Effect.SYNC):
-    """Ask for a tile of the view to be brought nearer; changes nothing."""
+    """Ask for a tile of the view to be brought into the cache of a level, 1 or 2."""
 
     src: Value
     offsets: tuple[Expr, ...]
     shape: tuple[int, ...]
     dims: tuple[int, ...] | None = None
+    level: int = 1
 
     def infer(self) -> None:
+        if self.level not in (1, 2):
+            raise TilusValueError(f"prefetch: `level` is {self.level}; it is 1 or 2")
         src = check_memory(self, "src", GlobalType)
         check_offsets(self, self.offsets, src.rank)
         check_shape(self, self.shape)
