@@ -26,7 +26,7 @@ from tilus.llm.model import Model
 
 SIGMA = 0.15
 COUNTS = (20, 20, *[1] * 8)  # tokens of each pass: prefill, a chunk, decode
-BLOCK = 8
+BLOCK = 16
 TOLERANCE = 1e-4  # relative to the largest logit
 
 COMMON: dict[str, Any] = dict(

@@ -97,32 +97,35 @@ class PanelCache:
 
     Args:
         layers: of the model.
-        pages: of all sequences.
-        page: tokens of a page, a multiple of 16.
+        blocks: pages of all sequences.
+        block_size: tokens of a page, a multiple of 16.
         kv_heads: heads of keys.
-        dim: numbers of a head.
+        head_dim: numbers of a head.
         dtype: f32, f16, bf16 or i8.
     """
 
     def __init__(
-        self, layers: int, pages: int, page: int, kv_heads: int, dim: int, dtype: str
+        self, layers: int, blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: str
     ) -> None:
         if dtype not in _FORMATS:
             raise TilusTypeError(f"`dtype` is {dtype}; it is one of {', '.join(_FORMATS)}")
-        sizes = {"layers": layers, "pages": pages, "page": page, "kv_heads": kv_heads, "dim": dim}
+        sizes = {
+            "layers": layers, "blocks": blocks, "block_size": block_size, "kv_heads": kv_heads,
+            "head_dim": head_dim,
+        }  # fmt: skip
         for name, value in sizes.items():
             if value < 1:
                 raise TilusValueError(f"`{name}` is {value}; it is at least 1")
-        if page % LANES:
-            raise TilusValueError(f"`page` is {page} tokens; it is a multiple of {LANES}")
+        if block_size % LANES:
+            raise TilusValueError(f"`block_size` is {block_size}; it is a multiple of {LANES}")
         stored, operand, kind = _FORMATS[dtype]
-        self.form = KvFormat(stored, operand, dim, page)
+        self.form = KvFormat(stored, operand, head_dim, block_size)
         self.dtype = dtype
-        self.layers, self.pages, self.kv_heads, self.head_dim = layers, pages, kv_heads, dim
-        depth, wide = self.form.depth, self.form.wide
-        start = (layers, pages, kv_heads)
+        self.layers, self.pages, self.kv_heads, self.head_dim = layers, blocks, kv_heads, head_dim
+        depth, wide, page = self.form.depth, self.form.wide, block_size
+        start = (layers, blocks, kv_heads)
         if self.nbytes > LARGEST:
-            raise TilusValueError(f"`pages` is {pages}; the cache would take {self.nbytes} B")
+            raise TilusValueError(f"`blocks` is {blocks}; the cache would take {self.nbytes} B")
         self.k = _zeros((*start, page // LANES, wide // depth, LANES, depth), kind)
         self.v = _zeros((*start, wide // LANES, page // depth, LANES, depth), kind)
         scales = (*start, page) if self.form.scaled else (layers, 0)
@@ -146,9 +149,9 @@ class PanelCache:
             k, v = k.short() + ZERO, v.short() + ZERO
         more = (0, form.wide - form.dim)
         k, v = torch.nn.functional.pad(k, more), torch.nn.functional.pad(v, more)
-        keys = k.unflatten(-1, (form.wide // depth, depth)).to(kind)
+        keys = k.reshape(*k.shape[:2], form.wide // depth, depth).to(kind)
         self.k[layer][page, :, place // LANES, :, place % LANES] = keys
-        numbers = v.unflatten(-1, (form.wide // LANES, LANES)).to(kind)
+        numbers = v.reshape(*v.shape[:2], form.wide // LANES, LANES).to(kind)
         self.v[layer].permute(0, 3, 5, 1, 2, 4)[page, place // depth, place % depth] = numbers
 
 

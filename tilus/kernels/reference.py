@@ -8,6 +8,7 @@ several sequences at once, of any number of new tokens each: their rows lie one 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias, overload
 
 import torch
@@ -211,6 +212,11 @@ def gated(gate_up: torch.Tensor, kind: str = "silu") -> torch.Tensor:
     else:
         raise TilusValueError(f"`kind` is {kind!r}; it is one of {', '.join(GATES)}")
     return (active * up).float()
+
+
+def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows side by side: f32 [rows, n] of f32 [rows, n_i]."""
+    return torch.cat(list(parts), -1)
 
 
 def embedding(ids: torch.Tensor, table: torch.Tensor | QuantizedWeight) -> torch.Tensor:

@@ -22,7 +22,7 @@ def rope_store(
     k_norm: torch.Tensor | None = None,
     eps: float = 1e-6,
 ) -> torch.Tensor:
-    """As `tilus.kernels.reference.rope_store`; slots are below the cache's, which is not checked."""
+    """As `tilus.kernels.reference.rope_store`; that slots are in the cache is not checked."""
     rows, width = qkv.shape
     kv_heads, dim = cache.kv_heads, cache.head_dim
     heads = width // dim - 2 * kv_heads

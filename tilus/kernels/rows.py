@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from tilus.errors import TilusValueError
@@ -55,4 +57,18 @@ def gated(gate_up: torch.Tensor, kind: str = "silu") -> torch.Tensor:
     grid = (-(-inner // device.RUN), rows, 1)
     kernel = compiled(device.gated, {"KIND": kind})
     kernel.launch([gate_up.data_ptr(), out.data_ptr(), inner], grid, (gate_up, out))
+    return out
+
+
+def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows side by side: f32 [rows, n] of f32 [rows, n_i], contiguous."""
+    rows, width = parts[0].shape[0], sum(part.shape[1] for part in parts)
+    out, at = torch.empty(rows, width), 0
+    kernel = compiled(device.place, {})
+    for part in parts:
+        size = part.shape[1]
+        grid = (-(-size // device.COPIED), rows, 1)
+        args = [part.data_ptr(), out.data_ptr(), size, width, at]
+        kernel.launch(args, grid, (part, out))
+        at += size
     return out

@@ -16,8 +16,10 @@ import torch
 
 from tilus.errors import TilusValueError
 from tilus.llm.batch import Batch, BlockPool, Sequence
+from tilus.llm.decode import Choice, Decoder
 from tilus.llm.model import Model
 
+FEWEST = 64  # blocks that a recorded step has room for, at least
 STOP, LENGTH, CONTEXT = "stop", "length", "context"  # why a sequence ended
 
 
@@ -121,6 +123,7 @@ class Generator:
         self.timing = Timing()  # of the last run
         self.reuse = reuse and not model.config.rope.depends_on_length
         self._kept: Sequence | None = None
+        self._decoders: dict[tuple[int, int], Decoder] = {}  # by sequences and blocks
 
     def stream(
         self,
@@ -291,7 +294,13 @@ class Generator:
     def _decode(self, sequences: list[Sequence], samplings: list[Sampling]) -> list[int]:
         """Compute the last token of each sequence; the tokens after them."""
         start = time.perf_counter()
-        tokens = self._next([(sequence, 1) for sequence in sequences], samplings)
+        if self.model.recordable:
+            tokens = self._decoder(sequences).step(sequences, _choice(sequences, samplings))
+            self._check_ids(sequences, tokens)
+            for sequence in sequences:
+                sequence.computed += 1
+        else:
+            tokens = self._next([(sequence, 1) for sequence in sequences], samplings)
         self.timing.decode_tokens += len(sequences)
         self.timing.decode_seconds += time.perf_counter() - start
         return tokens
@@ -301,19 +310,39 @@ class Generator:
         logits = self.model.forward(Batch.of(parts, self.pool.block_size), self.cache)
         for sequence, count in parts:
             sequence.computed += count
-        tokens: list[int] = self.model.ops.sample(
-            logits,
-            torch.tensor([s.temperature for s in samplings]),
-            torch.tensor([s.top_k for s in samplings]),
-            torch.tensor([s.top_p for s in samplings]),
-            torch.tensor([s.min_p for s in samplings]),
-            torch.tensor([s.seed for s in samplings]),
-            torch.tensor([len(sequence.tokens) for sequence, _ in parts]),
-        ).tolist()
-        for (sequence, _), token in zip(parts, tokens, strict=True):
+        some = [sequence for sequence, _ in parts]
+        choice = _choice(some, samplings)
+        tokens: list[int] = self.model.ops.sample(logits, *choice.arguments).tolist()
+        self._check_ids(some, tokens)
+        return tokens
+
+    def _decoder(self, sequences: list[Sequence]) -> Decoder:
+        """The recorded step for so many sequences of such lengths."""
+        longest = max(len(sequence.blocks) for sequence in sequences)
+        blocks = min(self.pool.blocks, max(FEWEST, 1 << (longest - 1).bit_length()))
+        key = len(sequences), blocks
+        if key not in self._decoders:
+            size = self.pool.block_size
+            self._decoders[key] = Decoder(self.model, self.cache, size, *key)
+        return self._decoders[key]
+
+    def _check_ids(self, sequences: list[Sequence], tokens: list[int]) -> None:
+        for sequence, token in zip(sequences, tokens, strict=True):
             if token < 0:
                 raise TilusValueError(
                     f"the logits after token {len(sequence.tokens)} are not finite: the model's "
                     "weights, or its keys and values, are out of range"
                 )
-        return tokens
+
+
+def _choice(sequences: list[Sequence], samplings: list[Sampling]) -> Choice:
+    """How the next token of each sequence is chosen."""
+    real, whole = torch.float32, torch.int64
+    return Choice(
+        torch.tensor([s.temperature for s in samplings], dtype=real),
+        torch.tensor([s.top_k for s in samplings], dtype=whole),
+        torch.tensor([s.top_p for s in samplings], dtype=real),
+        torch.tensor([s.min_p for s in samplings], dtype=real),
+        torch.tensor([s.seed for s in samplings], dtype=whole),
+        torch.tensor([len(sequence.tokens) for sequence in sequences], dtype=whole),
+    )

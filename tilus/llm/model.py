@@ -17,12 +17,13 @@ import torch
 
 from tilus.dtypes import DType
 from tilus.errors import TilusValueError
+from tilus.kernels.quantized import QuantizedWeight
 from tilus.llm.batch import Batch
 from tilus.llm.config import ModelConfig
 from tilus.llm.models import family_of
 from tilus.llm.models.common import LayerRoles
-from tilus.llm.ops import REFERENCE, Cache, Ops, Weight
-from tilus.llm.rope import Tables
+from tilus.llm.ops import NATIVE, Cache, Ops, Weight
+from tilus.llm.rope import Angles, Tables
 from tilus.llm.weights import Dense, Linear, Loader, Progress, Source
 
 
@@ -70,7 +71,7 @@ class Model:
     layers: list[Layer]
     norm: torch.Tensor
     head: Linear
-    ops: Ops = REFERENCE
+    ops: Ops = NATIVE
 
     def __post_init__(self) -> None:
         self.tables = Tables(self.config.rope, self.config.head_dim)
@@ -82,7 +83,7 @@ class Model:
         weights: DType | None = None,
         group_size: int | None = 128,
         dense: Dense | None = None,
-        ops: Ops = REFERENCE,
+        ops: Ops = NATIVE,
         progress: Progress | None = None,
     ) -> Model:
         """Read a model.
@@ -129,6 +130,15 @@ class Model:
         tables = self.head.nbytes + (0 if tied else self.embeddings.nbytes)
         return tables + self.norm.nbytes + sum(layer.nbytes for layer in self.layers)
 
+    @property
+    def recordable(self) -> bool:
+        """Whether a `tilus.Graph` can record a pass: all of it is native."""
+        linears = [self.head]
+        for layer in self.layers:
+            linears += [layer.qkv, layer.output, layer.gate_up, layer.down]
+        native = all(isinstance(w, QuantizedWeight) for linear in linears for w, _ in linear.parts)
+        return native and self.ops.recordable and not self.config.rope.depends_on_length
+
     def cache(self, blocks: int, block_size: int = 64, dtype: str = "f32") -> Cache:
         """An empty cache of the right shape; see `tilus.kernels.cache.PagedCache`."""
         c = self.config
@@ -144,7 +154,7 @@ class Model:
 
     def hidden(self, batch: Batch, cache: Cache) -> torch.Tensor:
         """What the head reads: the last layer's output after the last norm, f32 [rows, hidden]."""
-        config, ops = self.config, self.ops
+        config = self.config
         if not len(batch.tokens):
             return torch.empty(0, config.hidden_size)
         if not 0 <= int(batch.tokens.min()) <= int(batch.tokens.max()) < config.vocab_size:
@@ -152,12 +162,22 @@ class Model:
             raise TilusValueError(
                 f"token {bad[0]} is not in the vocabulary of {config.vocab_size} tokens"
             )
-        rows, where = len(batch.tokens), batch.positions
         if config.rope.depends_on_length:
-            cos, sin = self.tables.rows(batch.positions, batch.totals, batch.counts)
-            where = torch.arange(rows, dtype=torch.int32)
+            angles = self.tables.rows(batch.positions, batch.totals, batch.counts)
+            where = torch.arange(len(batch.tokens), dtype=torch.int32)
         else:
-            cos, sin = self.tables.up_to(int(batch.lengths.max()))
+            angles = self.tables.up_to(int(batch.lengths.max()))
+            where = batch.positions
+        return self.passed(batch, cache, angles, where)
+
+    def passed(
+        self, batch: Batch, cache: Cache, angles: Angles, where: torch.Tensor
+    ) -> torch.Tensor:
+        """As `hidden`, with the angles given, and the row of theirs for each token, i32 [rows].
+
+        Nothing of the batch is looked at here: it is what a graph records.
+        """
+        config, ops = self.config, self.ops
         x = ops.embedding(batch.tokens, self.embeddings)
         y = ops.rms_norm(x, self.layers[0].input_norm, config.norm_eps)
         norms = [layer.input_norm for layer in self.layers[1:]] + [self.norm]
@@ -166,8 +186,7 @@ class Model:
                 layer.qkv(y, ops),
                 where,
                 batch.slots,
-                cos,
-                sin,
+                *angles,
                 cache,
                 i,
                 layer.q_norm,
@@ -185,7 +204,7 @@ class Model:
                 config.windows[i],
             )
             y, x = ops.rms_norm(
-                layer.output(mixed.reshape(rows, -1), ops), layer.mlp_norm, config.norm_eps, x
+                layer.output(mixed.flatten(1), ops), layer.mlp_norm, config.norm_eps, x
             )
             y = ops.gated(layer.gate_up(y, ops), config.activation)
             y, x = ops.rms_norm(layer.down(y, ops), next_norm, config.norm_eps, x)

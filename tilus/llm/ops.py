@@ -1,13 +1,13 @@
 """The operations a model is made of: one place to say which kernels run it.
 
-`REFERENCE` is plain torch with tilus's quantised products; see `tilus.kernels.reference` for what
-each operation means, its arguments and its result. `NATIVE` has attention, norms and gates as
-kernels, too.
+`NATIVE` is kernels of tilus throughout, but for products with weights that stayed float, which are
+torch's. `REFERENCE` is plain torch with tilus's quantised products; see `tilus.kernels.reference`
+for what each operation means, its arguments and its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,8 +17,11 @@ import torch
 from tilus.kernels import matmul, reference, rows
 from tilus.kernels.attention import attention
 from tilus.kernels.cache import PagedCache
-from tilus.kernels.kv_cache import PanelCache, fits
+from tilus.kernels.embedding import embedding
+from tilus.kernels.kv_cache import PanelCache
 from tilus.kernels.quantized import QuantizedWeight
+from tilus.kernels.rope import rope_store
+from tilus.kernels.sampling import sample
 
 Weight: TypeAlias = torch.Tensor | QuantizedWeight  # [outputs, inputs]
 Cache: TypeAlias = Any  # of keys and values; only `rope_store` and `attention` look inside
@@ -52,25 +55,21 @@ class Ops:
     rope_store: Callable[..., torch.Tensor] = reference.rope_store
     attention: Callable[..., torch.Tensor] = reference.attention
     gated: Callable[[torch.Tensor, str], torch.Tensor] = reference.gated
+    join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = reference.join
     sample: Callable[..., torch.Tensor] = reference.sample
-
-
-def native_cache(
-    layers: int, blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: str
-) -> Cache:
-    """The cache that native attention reads, where it can."""
-    kind = PanelCache if fits(block_size, head_dim, dtype) else PagedCache
-    return kind(layers, blocks, block_size, kv_heads, head_dim, dtype)
-
-
-def native_attention(q: torch.Tensor, cache: Cache, *args: Any, **keywords: Any) -> torch.Tensor:
-    """Native where the cache is."""
-    run = attention if isinstance(cache, PanelCache) else reference.attention
-    return run(q, cache, *args, **keywords)
+    recordable: bool = False  # a `tilus.Graph` records all of them
 
 
 REFERENCE = Ops()
 NATIVE = Ops(
-    cache=native_cache, rms_norm=rows.rms_norm, attention=native_attention, gated=rows.gated
+    cache=PanelCache,
+    embedding=embedding,
+    rms_norm=rows.rms_norm,
+    join=rows.join,
+    rope_store=rope_store,
+    attention=attention,
+    gated=rows.gated,
+    sample=sample,
+    recordable=True,
 )
 EXACT = Ops(linear=partial(linear, activations="exact"))  # quantised products do not round x

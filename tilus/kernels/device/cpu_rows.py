@@ -4,6 +4,7 @@ import tilus
 from tilus import f32, i32
 
 RUN = 256  # numbers of a row at a time
+COPIED = 1024  # numbers of a row that a block copies
 
 
 @tilus.jit(num_threads=1)
@@ -60,3 +61,19 @@ def gated(
     else:
         active = 0.5 * g * (1.0 + tilus.tanh(0.7978845608028654 * (g + 0.044715 * g * g * g)))
     tilus.store_global(Y, active * up, (row, at), dims=(1,))
+
+
+@tilus.jit(num_threads=1)
+def place(
+    x: tilus.ptr[f32],  # [rows, size]
+    out: tilus.ptr[f32],  # [rows, width]
+    size: i32,
+    width: i32,
+    at: i32,  # the column of x's first number
+):
+    """Part of a row among others."""
+    row, c, rows = tilus.block_idx(1), tilus.block_idx(0) * COPIED, tilus.grid_dim(1)
+    X = tilus.global_view(x, f32, (rows, size))
+    Y = tilus.global_view(out, f32, (rows, size), (width, 1), at)
+    t = tilus.load_global(X, (row, c), (COPIED,), dims=(1,))
+    tilus.store_global(Y, t, (row, c), dims=(1,))
