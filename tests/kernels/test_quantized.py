@@ -9,8 +9,9 @@ from tilus import dtypes
 from tilus.dtypes import NARROW_TYPES, DType
 from tilus.errors import TilusTypeError, TilusValueError
 from tilus.kernels.integers import integer_form
+from tilus.kernels.ops import raw
 from tilus.kernels.panels import Plane
-from tilus.kernels.product import matmul
+from tilus.kernels.product import matmul, prepare
 from tilus.kernels.quantized import quantize_weight
 from tilus.options import options
 from tilus.runtime.jit import host_features
@@ -231,3 +232,15 @@ def test_errors_name_the_argument() -> None:
         matmul(torch.randn(2, 64), q, torch.zeros(15))
     with pytest.raises(TilusValueError, match="`activations` is 'fp8'"):
         matmul(torch.randn(2, 64), q, activations="fp8")
+
+
+def test_dropped_codes_are_still_multiplied() -> None:
+    torch.manual_seed(0)
+    w, x = torch.randn(32, 64), torch.randn(3, 64)
+    q = quantize_weight(w, "u3", group_size=32)
+    want, size = matmul(x, q), q.nbytes
+    prepare(q)
+    assert torch.equal(matmul(x, q), want) and q.nbytes == size
+    for use in (q.dequantize, lambda: matmul(x, q, activations="exact"), lambda: raw(q)):
+        with pytest.raises(TilusValueError, match="has dropped its codes"):
+            use()

@@ -19,6 +19,7 @@ from tilus.llm.config import ModelConfig, Rope
 from tilus.llm.model import Layer, Model
 from tilus.llm.models import family_of
 from tilus.llm.ops import EXACT, REFERENCE, Ops
+from tilus.llm.quantize.rtn import quantize_rtn
 from tilus.llm.weights import Linear
 
 __all__ = ["one_thread"]  # for all tests here
@@ -310,6 +311,10 @@ def test_quantised_models_compute_with_what_their_weights_stand_for(
     expected = (64, 32) if group == 128 else (16, 16)
     first = model.layers[0]
     assert tuple(x.parts[0][0].group_size for x in (first.qkv, first.down)) == expected
+    down = checkpoint.tensors["model.layers.0.mlp.down_proj.weight"]
+    searched = quantize_rtn(down, weights, expected[1])  # not the plain scales
+    assert torch.equal(first.down.parts[0][0].codes.storage, searched.codes.storage)
+    assert torch.equal(first.down.parts[0][0].scales.storage, searched.scales.storage)
     assert len(first.qkv.parts) == len(first.gate_up.parts) == 1
     assert model.head.parts[0][0] is model.embeddings and model.nbytes < 0.3 * sum(
         t.numel() * 4 for t in checkpoint.tensors.values()
@@ -451,7 +456,7 @@ def test_every_operation_can_be_replaced() -> None:
         return call
 
     # `generate` uses `sample`, models of mixed types `join`.
-    names = set(Ops.__dataclass_fields__) - {"sample", "join", "recordable"}
+    names = set(Ops.__dataclass_fields__) - {"sample", "join", "prepare", "recordable"}
     made = case("qwen3")
     model = Model.load(made.checkpoint(), ops=Ops(**{name: spying(name) for name in names}))
     our_logits(model, made.tokens[:4], [4])

@@ -28,6 +28,7 @@ def raw(weight: QuantizedWeight) -> Raw:
     zeros = weight.zeros.storage if weight.zeros is not None else None
     n, k = weight.shape
     sizes = [n, k, weight.group_size]
+    weight.check_codes()
     return weight.codes.storage, weight.scales.storage, zeros, weight.types, sizes
 
 

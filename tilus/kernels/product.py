@@ -255,9 +255,17 @@ def _plan(weight: QuantizedWeight, rows: int, kind: DType, bias: bool, how: str)
     return Plan(program, (data, columns), end, tuple(parts), at(0, 0), at(1, 6), at(1, 5))
 
 
+def prepare(weight: QuantizedWeight) -> None:
+    """Pack a weight for products with f32, rounded to 8 bits where they can be, and only those."""
+    how = operand(weight.dtype, dtypes.f32, "int8", host_target())
+    packed(weight, panel_format(weight, how))
+    weight.drop_codes()
+
+
 def packed(weight: QuantizedWeight, form: PanelFormat) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight's bytes for a format, and its scales by column; made once."""
     if form not in weight.plans:
+        weight.check_codes()
         n, k = weight.shape
         wide, deep = -(-n // PANEL) * PANEL, -(-k // form.chunk) * form.chunk
         codes = torch.zeros(deep, wide, dtype=torch.uint8)

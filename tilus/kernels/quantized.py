@@ -45,6 +45,19 @@ class QuantizedWeight:
         n, k = self.codes.shape
         return n, k
 
+    def drop_codes(self) -> None:
+        """Forget the codes, once a product has packed them: what else needs them is an error."""
+        gone = torch.empty(self.codes.nbytes, dtype=torch.uint8, device="meta")
+        self.codes = Tensor(self.codes.dtype, self.codes.shape, gone)
+
+    def check_codes(self) -> None:
+        """Raise an error if `drop_codes` was called."""
+        if self.codes.storage.is_meta:
+            raise TilusValueError(
+                "`weight` has dropped its codes after they were packed for native products; load "
+                "it anew for other uses"
+            )
+
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
@@ -52,6 +65,7 @@ class QuantizedWeight:
 
     def dequantize(self) -> torch.Tensor:
         """The weights these codes stand for, f32 [n, k]."""
+        self.check_codes()
         n, k = self.shape
         group = self.group_size or k
         w = self.codes.to_float().reshape(n, k // group, group)

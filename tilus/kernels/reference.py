@@ -229,6 +229,7 @@ def embedding(ids: torch.Tensor, table: torch.Tensor | QuantizedWeight) -> torch
     at = ids.long()
     if isinstance(table, torch.Tensor):
         return table[at].float()
+    table.check_codes()
     zeros = None if table.zeros is None else _rows(table.zeros, at)
     some = QuantizedWeight(_rows(table.codes, at), _rows(table.scales, at), zeros, table.group_size)
     return some.dequantize()

@@ -115,6 +115,7 @@ class Model:
             group_size=group_size,
             dense=dense,
             progress=progress,
+            prepare=ops.prepare,
         )
         loader.check()
         embeddings = loader.table(roles.embeddings)

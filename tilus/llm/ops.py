@@ -19,6 +19,7 @@ from tilus.kernels.attention import attention
 from tilus.kernels.cache import PagedCache
 from tilus.kernels.embedding import embedding
 from tilus.kernels.kv_cache import PanelCache
+from tilus.kernels.product import prepare
 from tilus.kernels.quantized import QuantizedWeight
 from tilus.kernels.rope import rope_store
 from tilus.kernels.sampling import sample
@@ -44,6 +45,10 @@ def linear(
     return y if bias is None else y.add_(bias)
 
 
+def _as_it_is(weight: QuantizedWeight) -> None:
+    """Leave a weight alone."""
+
+
 @dataclass(frozen=True)
 class Ops:
     """An implementation of each operation, and the cache that goes with them."""
@@ -57,6 +62,7 @@ class Ops:
     gated: Callable[[torch.Tensor, str], torch.Tensor] = reference.gated
     join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = reference.join
     sample: Callable[..., torch.Tensor] = reference.sample
+    prepare: Callable[[QuantizedWeight], None] = _as_it_is  # a weight, once, for products
     recordable: bool = False  # a `tilus.Graph` records all of them
 
 
@@ -70,6 +76,7 @@ NATIVE = Ops(
     attention=attention,
     gated=rows.gated,
     sample=sample,
+    prepare=prepare,
     recordable=True,
 )
 EXACT = Ops(linear=partial(linear, activations="exact"))  # quantised products do not round x

@@ -14,10 +14,11 @@ import torch
 
 from tilus.dtypes import DType
 from tilus.errors import TilusError, TilusTypeError, TilusValueError
-from tilus.kernels.quantized import GROUPS, QuantizedWeight, quantize_weight
+from tilus.kernels.quantized import GROUPS, QuantizedWeight
 from tilus.llm.config import ModelConfig
 from tilus.llm.models.common import LinearRole, Roles
 from tilus.llm.ops import Ops, Weight
+from tilus.llm.quantize.rtn import quantize_rtn
 from tilus.tensor import Tensor
 
 Dense: TypeAlias = Literal["f32", "bf16"]
@@ -50,7 +51,7 @@ class Linear:
     def __call__(self, x: torch.Tensor, ops: Ops) -> torch.Tensor:
         """f32 [rows, outputs] of f32 [rows, inputs]."""
         found = [ops.linear(x, weight, bias) for weight, bias in self.parts]
-        return found[0] if len(found) == 1 else torch.cat(found, -1)
+        return found[0] if len(found) == 1 else ops.join(found)
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +71,7 @@ class Loader:
             multiple of it have the next smaller size that divides them, or one scale.
         dense: what stays float is held in this type; None for f32, and bf16 where it is stored.
         progress: called after each tensor.
+        prepare: called with each quantised weight as it is held.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Loader:
         group_size: int | None = 128,
         dense: Dense | None = None,
         progress: Progress | None = None,
+        prepare: Callable[[QuantizedWeight], None] | None = None,
     ) -> None:
         if group_size is not None and group_size not in GROUPS:
             raise TilusValueError(f"`group_size` is {group_size}; it is one of {GROUPS} or None")
@@ -93,6 +96,7 @@ class Loader:
         self.group_size = group_size
         self.dense = dense
         self.progress = progress
+        self.prepare = prepare
         self.names = set(checkpoint.names)
         self.shapes = roles.shapes(config)
         if config.tied and roles.head not in self.names:
@@ -170,13 +174,21 @@ class Loader:
         return weight if isinstance(weight, torch.Tensor) else weight.dequantize()
 
     def _kept(self, parts: Sequence[Weight], names: str) -> list[Weight]:
-        """The parts as they are held: in one weight if they can be."""
+        """The parts as they are held: in one weight if they can be, and ready for products."""
+        try:
+            found = self._together(parts)
+            for weight in found:
+                if isinstance(weight, QuantizedWeight) and self.prepare is not None:
+                    self.prepare(weight)
+        except TilusError as error:
+            raise type(error)(f"tensor {names}: {error.first.message}") from None
+        return found
+
+    def _together(self, parts: Sequence[Weight]) -> list[Weight]:
         if self.weights is not None:
             rows = [p.float() if isinstance(p, torch.Tensor) else p.dequantize() for p in parts]
-            try:
-                return [self._quantised(torch.cat(rows), self.weights)]
-            except TilusError as error:
-                raise type(error)(f"tensor {names}: {error.first.message}") from None
+            group = group_for(parts[0].shape[1], self.group_size)
+            return [quantize_rtn(torch.cat(rows), self.weights, group)]
         packed = [p for p in parts if isinstance(p, QuantizedWeight)]
         dense = [p for p in parts if isinstance(p, torch.Tensor)]
         if not packed:
@@ -184,12 +196,13 @@ class Loader:
             return [torch.cat([p.to(kind) for p in dense])]
         if not dense and len({_form(p) for p in packed}) == 1:
             return [stacked(packed)]
-        return [one for part in parts for one in self._kept([part], names)]
+        return [one for part in parts for one in self._together([part])]
 
-    def _quantised(self, weight: torch.Tensor, dtype: DType) -> QuantizedWeight:
-        inputs = weight.shape[1]
-        fits = [g for g in GROUPS if g <= (self.group_size or 0) and inputs % g == 0]
-        return quantize_weight(weight, dtype, group_size=max(fits, default=None))
+
+def group_for(inputs: int, group_size: int | None) -> int | None:
+    """How many weights of a row share a scale: the group size, or the next that divides rows."""
+    fits = [g for g in GROUPS if g <= (group_size or 0) and inputs % g == 0]
+    return max(fits, default=None)
 
 
 def _common(parts: Sequence[torch.Tensor]) -> torch.dtype:
