@@ -8,6 +8,7 @@ kernels, and their arguments, in which a call changes a few addresses.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -293,9 +294,21 @@ def _by_group(x: Tensor, rows: int, columns: int) -> torch.Tensor:
     return out
 
 
+_spent = [0.0]  # seconds of compiling
+
+
 @lru_cache(maxsize=1024)
 def _compiled(kernel: Any, constants: tuple[tuple[str, Any], ...], target: Target) -> CpuKernel:
-    return kept.native(kernel, kernel.signature.complete(dict(constants)), {}, set(), target)[0]
+    start = time.perf_counter()
+    try:
+        return kept.native(kernel, kernel.signature.complete(dict(constants)), {}, set(), target)[0]
+    finally:
+        _spent[0] += time.perf_counter() - start
+
+
+def clock() -> float:
+    """Seconds, as `time.perf_counter` counts them, without those in which kernels were compiled."""
+    return time.perf_counter() - _spent[0]
 
 
 def compiled(kernel: Any, constants: dict[str, Any], target: Target | None = None) -> CpuKernel:

@@ -7,7 +7,6 @@ its sequence, and on nothing else.
 
 from __future__ import annotations
 
-import time
 from collections import abc
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from tilus.errors import TilusValueError
+from tilus.kernels.product import clock
 from tilus.llm.batch import Batch, BlockPool, Sequence
 from tilus.llm.decode import Choice, Decoder
 from tilus.llm.model import Model
@@ -71,7 +71,10 @@ class Completion:
 
 @dataclass
 class Timing:
-    """Tokens and seconds of prefill and decode; what the caller does in between is not counted."""
+    """Tokens and seconds of prefill and decode.
+
+    What the caller does in between is not counted, nor compiling kernels and recording steps.
+    """
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
@@ -278,7 +281,7 @@ class Generator:
 
     def _prefill(self, sequence: Sequence, sampling: Sampling) -> int:
         """Compute all tokens of a prompt; the token after it."""
-        start = time.perf_counter()
+        start = clock()
         if not self.pool.fit(sequence, len(sequence.tokens)):
             raise TilusValueError("`prompts` do not fit into the cache; give `capacity` more")
         new = len(sequence.tokens) - sequence.computed
@@ -288,21 +291,22 @@ class Generator:
             sequence.computed += self.chunk
         (token,) = self._next([(sequence, left)], [sampling])
         self.timing.prefill_tokens += new
-        self.timing.prefill_seconds += time.perf_counter() - start
+        self.timing.prefill_seconds += clock() - start
         return token
 
     def _decode(self, sequences: list[Sequence], samplings: list[Sampling]) -> list[int]:
         """Compute the last token of each sequence; the tokens after them."""
-        start = time.perf_counter()
-        if self.model.recordable:
-            tokens = self._decoder(sequences).step(sequences, _choice(sequences, samplings))
+        decoder = self._decoder(sequences) if self.model.recordable else None
+        start = clock()
+        if decoder is not None:
+            tokens = decoder.step(sequences, _choice(sequences, samplings))
             self._check_ids(sequences, tokens)
             for sequence in sequences:
                 sequence.computed += 1
         else:
             tokens = self._next([(sequence, 1) for sequence in sequences], samplings)
         self.timing.decode_tokens += len(sequences)
-        self.timing.decode_seconds += time.perf_counter() - start
+        self.timing.decode_seconds += clock() - start
         return tokens
 
     def _next(self, parts: list[tuple[Sequence, int]], samplings: list[Sampling]) -> list[int]:

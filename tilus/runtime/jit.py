@@ -40,7 +40,8 @@ def _machine(features: frozenset[str]) -> tuple[Any, Any]:
     llvm.initialize_native_asmprinter()
     off = (n for n in sorted(host_features() - features) if n.startswith(VECTOR_FEATURES))
     used = sorted(features - UNUSED_FEATURES)
-    flags = ",".join([*(f"+{n}" for n in used), *(f"-{n}" for n in (*off, *UNUSED_FEATURES))])
+    # What is on comes last: it brings along what it needs, such as avx for avx2.
+    flags = ",".join([*(f"-{n}" for n in (*off, *UNUSED_FEATURES)), *(f"+{n}" for n in used)])
     cpu = llvm.get_host_cpu_name() if features == host_features() else "x86-64"
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=cpu, features=flags, opt=3, jit=True, reloc="pic", codemodel="small"
