@@ -17,7 +17,7 @@ TOOLCHAIN := llvmlite==0.50.0 "triton==3.6.0; sys_platform == 'linux' and platfo
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(STAMP) ## run the examples
+demo: $(STAMP) ## run the kernel examples, then quantise and run a small model
 	@$(PY) -m examples
 
 test: $(STAMP) ## run every test that needs no GPU

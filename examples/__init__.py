@@ -1,10 +1,19 @@
-"""Kernels that run and check themselves; `python -m examples` runs them all."""
+"""Kernels that run and check themselves, and a quantised model; `python -m examples` runs all."""
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 
 import torch
+
+MODELS = ("quantised_model", "train_tiny")  # the others are kernels
+
+
+def kernels() -> list[str]:
+    """The modules with kernels, whose `main` makes checks."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in names if not name.startswith("_") and name not in MODELS]
 
 
 @dataclass(frozen=True)

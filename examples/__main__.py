@@ -1,9 +1,8 @@
-"""Run every example and show how far each is from its reference."""
+"""Run every kernel and show how far it is from its reference; then quantise a model."""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 import time
 
@@ -12,20 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 import examples
+from examples import quantised_model
 
 
 def main() -> int:
-    """Run them all; the number of failures."""
+    """Run them all; the number of checks that failed."""
     torch.manual_seed(0)
-    table = Table(title="tilus examples", title_justify="left")
+    table = Table(title="Kernels beside their references", title_justify="left")
     for heading in ("kernel", "case", "max error", "allowed", ""):
         right = heading in ("max error", "allowed")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "case")
     failures = count = 0
     start = time.perf_counter()
-    for module in sorted(m.name for m in pkgutil.iter_modules(examples.__path__)):
-        if module.startswith(("_", "train_")):
-            continue
+    for module in examples.kernels():
         for check in importlib.import_module(f"examples.{module}").main():
             mark = "[green]ok[/green]" if check.passed else "[bold red]FAILED[/bold red]"
             table.add_row(
@@ -37,7 +35,8 @@ def main() -> int:
     seconds = time.perf_counter() - start
     console = Console()
     console.print(table)
-    console.print(f"{count - failures} of {count} checks passed in {seconds:.1f} s")
+    console.print(f"{count - failures} of {count} checks passed in {seconds:.1f} s\n")
+    quantised_model.main()
     return failures
 
 

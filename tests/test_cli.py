@@ -135,7 +135,9 @@ def test_without_a_command_it_shows_help(good):
     assert "commands:" in good()
 
 
-@pytest.mark.parametrize("command", [(), ("layout",), ("compile",), ("info",)])
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in "run chat eval quantize info compile layout".split())]
+)
 def test_help_has_an_example(good, command):
     text = good(*command, "--help")
     assert "example" in text and f"  tilus {' '.join(command)}" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 import numpy as np
 import pytest
@@ -26,11 +25,7 @@ from tilus.ir.target import target
 from tilus.kernels import weight_layout
 from tilus.options import options
 
-NAMES = [
-    m.name
-    for m in pkgutil.iter_modules(examples.__path__)
-    if not m.name.startswith(("_", "train_"))
-]
+NAMES = examples.kernels()
 MATMUL = {"BM": 32, "BN": 32, "BK": 32}
 
 

@@ -177,6 +177,8 @@ def test_rows_of_packed_weights_in_order(tmp_path, kind: str):
     checkpoint = open_checkpoint(written(tmp_path / "m.gguf", "llama", values, type))
     for name, tensor in values.items():
         got = checkpoint.load(name)
+        size = (gguf.quantize(tensor.numpy(), type) if tensor.dim() == 2 else tensor.numpy()).nbytes
+        assert checkpoint.stored(name) == (kind if tensor.dim() == 2 else "F32", size)
         if tensor.dim() == 1:
             assert isinstance(got, torch.Tensor) and got.dtype == torch.float32
             continue

@@ -1,4 +1,4 @@
-"""The `tilus` command: `layout` draws, `compile` shows stages, `bench` measures, `info` tells."""
+"""The `tilus` command: `run`, `chat`, `eval` and `quantize` models; see what the compiler does."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import traceback
 from collections.abc import Sequence
 
 from tilus import __version__
-from tilus.cli import bench, info, layout, quantize
+from tilus.cli import bench, chat, info, layout, quantize, run
 from tilus.cli import compile as compile_
+from tilus.cli import eval as eval_
 from tilus.cli.common import Parser, UsageError, show_error
 from tilus.errors import TilusError
 from tilus.options import options
 
 EXAMPLES = """\
 examples:
+  tilus run ./Llama-3.2-1B --weights u4 --prompt "The sea is"
   tilus layout "local(2,1)*spatial(8,4)*local(1,2)"
   tilus compile kernels.py::scale -D BLOCK=256 --after infer_layouts
   tilus info
@@ -29,12 +31,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = Parser(
         prog="tilus",
-        description="A compiler and virtual machine for low-precision kernels.",
+        description="A compiler for low-precision kernels, and a runtime for quantised models.",
         epilog=EXAMPLES,
     )
     top.add_argument("--version", action="version", version=f"tilus {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for command in (layout, compile_, bench, info, quantize):
+    for command in (run, chat, eval_, quantize, info, bench, compile_, layout):
         command.add(commands)
     return top
 

@@ -1,4 +1,4 @@
-"""`tilus bench matmul`: quantised products beside the machine's limits; `tilus bench casts`."""
+"""`tilus bench`: quantised products beside the machine's limits, casts, launches; models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilus.cli import bench_model
 from tilus.cli.common import Parser, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     p.add_argument("--peers", default="all", help="`all` installed, `none`, or names by commas")
     p.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
     p.set_defaults(run=run)
+    bench_model.add(what)
     c = what.add_parser("casts", help="what taking weights apart costs", epilog=CASTS_EPILOG)
     c.add_argument("--weights", default="all", help="element types, separated by commas")
     c.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")

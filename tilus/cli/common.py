@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tilus.dtypes import DType
     from tilus.errors import TilusError
 
 ERROR_STYLES = {
@@ -40,6 +41,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the message instead of the whole usage."""
         self.exit(2, f"tilus: {message}\nTry `{self.prog} --help`.\n")
+
+
+def count(text: str) -> int:
+    """What an option that counts something takes."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def element_type(option: str, name: str) -> DType:
+    """The element type that an option names."""
+    from tilus.dtypes import dtype
+
+    try:
+        return dtype(name)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def console(to_stderr: bool = False) -> Console:

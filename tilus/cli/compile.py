@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from tilus.cli.common import UsageError, columns, show, write
+from tilus.cli.common import UsageError, columns, count, show, write
 from tilus.cli.kernels import load
 from tilus.ir.passes import PIPELINE, Report, decisions, lower
 from tilus.ir.printer import print_function
@@ -76,8 +76,8 @@ def add(commands: Any) -> None:
         default=[],
         help="compile for an integer argument that is 1",
     )
-    p.add_argument("--num-warps", type=_count, metavar="N", help="warps in a block (default: 4)")
-    p.add_argument("--num-threads", type=_count, metavar="N", help="threads in a block, instead")
+    p.add_argument("--num-warps", type=count, metavar="N", help="warps in a block (default: 4)")
+    p.add_argument("--num-threads", type=count, metavar="N", help="threads in a block, instead")
     p.add_argument(
         "--target",
         choices=list(TARGETS),
@@ -105,12 +105,6 @@ def add(commands: Any) -> None:
     p.add_argument("--passes", action="store_true", help="list the passes and end")
     p.add_argument("-o", "--output", metavar="FILE", help="write to a file instead")
     p.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`tilus info`: versions, the machine, the options and what they are, targets, element types."""
+"""`tilus info`: versions, the machine, options, targets, element types; or what a model is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from tilus import __version__
+from tilus.cli import info_model
 from tilus.cli.common import columns, console, show_json
 from tilus.errors import TilusError
 from tilus.options import Option, Options, options
@@ -29,6 +30,7 @@ examples:
   tilus info
   tilus info --types
   tilus info --json
+  tilus info model.gguf
 """
 
 
@@ -36,10 +38,11 @@ def add(commands: Any) -> None:
     """Add the command."""
     p = commands.add_parser(
         "info",
-        help="versions, machine, options, targets, element types",
-        description="Say what this installation has and how it is set.",
+        help="versions, machine, options, targets, element types; or what a model is",
+        description="Say what this installation has and how it is set, or what a model is.",
         epilog=EXAMPLES,
     )
+    p.add_argument("model", metavar="MODEL", nargs="?", help="a model's folder, or a GGUF file")
     p.add_argument("--types", action="store_true", help="every element type, one on a line")
     p.add_argument("--json", action="store_true", help="everything as JSON")
     p.set_defaults(run=run)
@@ -47,6 +50,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.model is not None:
+        info_model.show(args.model, args.json)
+        return 0
     if args.json:
         show_json(
             {

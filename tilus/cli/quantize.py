@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import time
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
-from tilus.cli.common import UsageError, columns, show_json
+from tilus.cli.common import UsageError, columns, element_type, show_json
+from tilus.cli.progress import Bar, noted, show_notes
 from tilus.errors import TilusError
 
 if TYPE_CHECKING:
-    from tilus.dtypes import DType
     from tilus.llm.quantize.job import Report, Settings
 
 EXAMPLES = """\
@@ -22,7 +19,6 @@ examples:
   tilus quantize model.gguf ./small --weights f3e1m1 --group-size 32 --keep lm_head.weight
 """
 ZEROS: dict[str, bool | Literal["float"] | None] = {"int": True, "float": "float", "none": False}
-BAR = 24  # characters of a full bar
 
 
 def add(commands: Any) -> None:
@@ -31,7 +27,7 @@ def add(commands: Any) -> None:
         "quantize",
         help="quantise a model",
         description="Quantise a model's matrices and write them, with all else that belongs to the "
-        "model, into a folder. A job that was stopped goes on when it is started again.",
+        "model,\ninto a folder. A job that was stopped goes on when it is started again.",
         epilog=EXAMPLES,
     )
     p.add_argument("source", metavar="SRC", help="a folder with safetensors files, or a GGUF file")
@@ -65,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = _settings(args)
     bar = Bar()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with noted() as notes:
         try:
             report = quantize(
                 args.source, args.destination, settings, force=args.force, progress=bar
@@ -77,12 +72,11 @@ def run(args: argparse.Namespace) -> int:
             raise
         finally:
             bar.clear()
-    report.notices[:0] = [str(warning.message) for warning in caught]
+    report.notices[:0] = notes
     if args.json:
         show_json(report.described())
         return 0
-    for notice in report.notices:
-        print(f"note: {notice}", file=sys.stderr)
+    show_notes(report.notices)
     print(_table(report))
     return 0
 
@@ -92,24 +86,15 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     try:
         return Settings(
-            _type("--weights", args.weights),
+            element_type("--weights", args.weights),
             args.group_size,
-            _type("--scales", args.scales),
+            element_type("--scales", args.scales),
             ZEROS.get(args.zeros),
             not args.no_clip,
             tuple(args.keep),
         )
     except TilusError as error:
         raise UsageError(error.first.message) from None
-
-
-def _type(option: str, name: str) -> DType:
-    from tilus.dtypes import dtype
-
-    try:
-        return dtype(name)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
 
 
 def _table(report: Report) -> str:
@@ -127,35 +112,3 @@ def _table(report: Report) -> str:
         f"{report.bits:.3f} bits a quantised weight, error {report.error:.5f} "
         f"(relative RMS), {report.seconds:.1f} s{resumed}"
     )
-
-
-class Bar:
-    """A line on the terminal that says how far a job is; nothing where there is no terminal."""
-
-    def __init__(self) -> None:
-        self.on = sys.stderr.isatty()
-        self.began: tuple[float, int] | None = None  # when, and how much was done by then
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        """Show that `done` of `total` are done, and what is next."""
-        if not self.on:
-            return
-        now = time.perf_counter()
-        if self.began is None:
-            self.began = now, done
-        elapsed, part = now - self.began[0], done - self.began[1]
-        left = f"{elapsed / part * (total - done):.0f} s left" if part else ""
-        filled = BAR * done // max(total, 1)
-        text = (
-            f"[{'#' * filled}{'.' * (BAR - filled)}] {done / max(total, 1):4.0%} {left:>12} {name}"
-        )
-        self._show(text)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.on and self.began is not None:
-            self._show("")
-
-    def _show(self, text: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{text[:width]:{width}}\r", end="", file=sys.stderr, flush=True)

@@ -102,6 +102,11 @@ class Tokenizer:
             )
         return self._parts.template.render(messages, answer)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether there is a template to make a conversation a text."""
+        return self._parts.template is not None
+
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
         """The bytes of every token."""

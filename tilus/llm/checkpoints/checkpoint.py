@@ -40,5 +40,9 @@ class Checkpoint(ABC):
         """The extents of a tensor."""
 
     @abstractmethod
+    def stored(self, name: str) -> tuple[str, int]:
+        """A tensor's type in the file, by our name or by GGUF's, and its bytes there."""
+
+    @abstractmethod
     def load(self, name: str) -> torch.Tensor | QuantizedWeight:
         """A tensor in the float type it is stored in, or packed if it is quantised."""

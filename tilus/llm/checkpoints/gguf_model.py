@@ -74,6 +74,11 @@ class GgufCheckpoint(Checkpoint):
         """The extents of a tensor."""
         return self._place(name)[0].shape
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """A tensor's type in the file, and its bytes there."""
+        tensor = self._place(name)[0]
+        return tensor.type.name, tensor.nbytes
+
     def load(self, name: str) -> torch.Tensor | QuantizedWeight:
         """A tensor in its float type, or packed."""
         tensor, role = self._place(name)

@@ -38,6 +38,11 @@ class SafetensorsCheckpoint(Checkpoint):
         """The extents of a tensor."""
         return self._file(name).entries[name].shape
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """A tensor's type in the file, and its bytes there."""
+        entry = self._file(name).entries[name]
+        return entry.dtype.lower(), entry.nbytes
+
     def load(self, name: str) -> torch.Tensor:
         """A tensor in the type it is stored in."""
         return self._file(name).load(name)

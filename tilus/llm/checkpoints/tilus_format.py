@@ -174,6 +174,11 @@ class TilusCheckpoint(Checkpoint):
         """The extents of a tensor."""
         return self._entry(name).shape
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """A tensor's type in the file, and its bytes there: codes, scales and zero points."""
+        entry, file = self._entry(name), self._places[name]
+        return str(entry.dtype), sum(file.entries[part].nbytes for part in entry.parts)
+
     def load(self, name: str) -> torch.Tensor | QuantizedWeight:
         """A tensor in its float type, or packed."""
         entry, file = self._entry(name), self._places[name]
