@@ -1,15 +1,14 @@
-"""`tilus bench`: quantised products beside the machine's limits, casts, launches; models."""
+"""`tilus bench`: products, attention, models beside the machine's limits; casts, launches."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilus.cli import bench_model
-from tilus.cli.common import Parser, UsageError
+from tilus.cli import bench_attention, bench_model
+from tilus.cli.common import Parser, UsageError, write
 
 if TYPE_CHECKING:
     from tilus.dtypes import DType
@@ -40,6 +39,7 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     p.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
     p.set_defaults(run=run)
     bench_model.add(what)
+    bench_attention.add(what)
     c = what.add_parser("casts", help="what taking weights apart costs", epilog=CASTS_EPILOG)
     c.add_argument("--weights", default="all", help="element types, separated by commas")
     c.add_argument("--json", metavar="FILE", help="write JSON; - for standard output")
@@ -108,7 +108,7 @@ def _write(where: str, report: dict[str, Any]) -> None:
     if where == "-":
         print(text)
     else:
-        Path(where).write_text(text + "\n")
+        write(where, f"{text}\n")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilus.cli.common import Parser, UsageError, count, element_type, write
 from tilus.cli.model_options import about_options, add_sizes
 from tilus.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from tilus.llm.bench import Task
+    from tilus.llm.peers import ModelPeer
 
 DESCRIPTION = """\
 Time a model of a published shape with random weights; nothing is downloaded. For each type: the
@@ -48,6 +52,12 @@ def add(what: Any) -> None:
     p.add_argument("--layers", type=count, metavar="N", help="fewer than the shape has")
     p.add_argument("--threads", type=count, metavar="N", help="threads that compute (default: all)")
     p.add_argument(
+        "--peers",
+        default="none",
+        help="`all` installed, `none` (default), or parts of names by commas; llama.cpp with the "
+        "types nearest in size, in the same rounds",
+    )
+    p.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write JSON; to standard output"
     )
     p.set_defaults(run=run)
@@ -83,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     for task in tasks:
         bar = Bar()
         try:
-            rows.append(measure(task, limits, bar))
+            rows.append(measure(task, limits, bar, _peers(args.peers, task)))
         finally:
             bar.clear()
         if not quiet:
@@ -97,7 +107,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _peers(names: str, task: Task) -> list[ModelPeer]:
+    from tilus.llm import peers
+    from tilus.llm.shapes import config_of
+
+    if names == "none":
+        return []
+    there = peers.available(config_of(task.shape, task.layers), task.weights, task.group_size)
+    wanted = [p for p in there if names == "all" or any(n in p.name for n in names.split(","))]
+    if names != "all" and not wanted:
+        known = ", ".join(p.name for p in there) or "none for this model and type"
+        raise UsageError(f"--peers: no {names} here; there are {known}")
+    return wanted
+
+
 def _row(r: dict[str, Any]) -> str:
+    lines = [_ours(r)]
+    for name, peer in r["peers"].items():
+        prefill, decode = peer["prefill_tokens_per_s"], peer["decode_tokens_per_s"]
+        times = r["prefill_tokens_per_s"] / prefill, r["decode_tokens_per_s"] / decode
+        lines.append(f"  {name:23} {prefill:10.1f} {times[0]:5.2f}x {decode:9.1f} {times[1]:6.2f}x")
+    return "\n".join(lines)
+
+
+def _ours(r: dict[str, Any]) -> str:
     return (
         f"{r['weights']:8} {r['model_bytes'] / 1e6:7.0f} {r['bytes_per_token'] / 1e6:9.0f} "
         f"{r['prefill_tokens_per_s']:10.1f} {r['of_peak']:6.0%} {r['decode_tokens_per_s']:9.1f} "

@@ -117,14 +117,15 @@ class Multiplier:
 
 
 @lru_cache(maxsize=1)
-def _limits(threads: int) -> tuple[Reader, Multiplier, Multiplier]:
+def limits(threads: int) -> tuple[Reader, Multiplier, Multiplier]:
+    """What probes the limits of so many threads: the stream, int8 dots, bf16 dots."""
     i8, bf16 = dtypes.i8, dtypes.bf16
     return Reader(), Multiplier(i8, dtypes.u8), Multiplier(bf16, bf16)
 
 
 def measure_ceilings() -> Ceilings:
     """The best of several native loops each, on all threads."""
-    reader, ints, floats = _limits(torch.get_num_threads())
+    reader, ints, floats = limits(torch.get_num_threads())
     return Ceilings(reader.best, ints.best, floats.best)
 
 
@@ -189,7 +190,7 @@ def _rounds(
     runs: dict[str, tuple[Callable[[], object], int]], operations: float, nbytes: int
 ) -> dict[str, Times]:
     """All runs, one after the other, several times over, each beside a probe of the limits."""
-    reader, ints, _ = _limits(torch.get_num_threads())
+    reader, ints, _ = limits(torch.get_num_threads())
     found = {name: Times([], [], []) for name in runs}
     for run, _ in runs.values():
         run()

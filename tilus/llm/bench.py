@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from tilus.kernels.bench import Multiplier, Reader
 from tilus.llm.generate import Generator
 from tilus.llm.model import Model
 from tilus.llm.ops import Weight
+from tilus.llm.peers import LlamaModel, ModelPeer
 from tilus.llm.shapes import RandomModel, config_of
 
 PREFILLS = 3  # rounds of prefill, behind one that is not counted
@@ -94,25 +96,48 @@ class Round:
     share: float  # of the limit
 
 
-def measure(task: Task, limits: Limits, progress: Progress | None = None) -> dict[str, Any]:
+def measure(
+    task: Task,
+    limits: Limits,
+    progress: Progress | None = None,
+    beside: Sequence[ModelPeer] = (),
+) -> dict[str, Any]:
     """The rates of one model, their shares of the limits, and what they follow from.
+
+    Args:
+        task: what to measure.
+        limits: what the machine can do.
+        progress: called now and then.
+        beside: other runtimes, whose models are timed in the same rounds.
 
     Raises:
         TilusValueError: a field of the task is out of place, by name.
     """
     task.check()
     say = progress or (lambda done, total, what: None)
-    model = Model.load(
-        RandomModel(config_of(task.shape, task.layers), task.weights, task.group_size),
-        progress=lambda done, total: say(done, total, f"making {task.weights} weights"),
-    )
-    generator = Generator(model, capacity=task.room, kv=task.kv)
-    rounds: list[list[Round]] = []
-    for kind in (_prefills, _decodes):
-        rounds.append([])
-        for i, one in enumerate(kind(task, generator, limits)):
-            say(i + 1, DECODES, f"measuring {task.weights}")
-            rounds[-1].append(one)
+    with ExitStack() as stack:
+        others = []
+        for i, peer in enumerate(beside):
+            say(i, len(beside), f"making {peer.name}")
+            others.append(Other(peer, stack.enter_context(peer.open()), task))
+        model = Model.load(
+            RandomModel(config_of(task.shape, task.layers), task.weights, task.group_size),
+            progress=lambda done, total: say(done, total, f"making {task.weights} weights"),
+        )
+        generator = Generator(model, capacity=task.room, kv=task.kv)
+        rounds: list[list[Round]] = []
+        for kind, how in ((_prefills, Other.prefill), (_decodes, Other.decode)):
+            for other in others:
+                how(other)
+                other.forget()
+            rounds.append([])
+            for i, one in enumerate(kind(task, generator, limits)):
+                say(i + 1, DECODES, f"measuring {task.weights}")
+                rounds[-1].append(one)
+                for other in others:
+                    how(other)
+            for other in others:
+                other.settle()
     prefill, decode = map(_median, rounds)
     return {
         "shape": task.shape,
@@ -131,7 +156,44 @@ def measure(task: Task, limits: Limits, progress: Progress | None = None) -> dic
         "decode_tokens_per_s": decode.tokens_per_s,
         "of_stream": decode.share,
         "stream_gbps": decode.limit / 1e9,
+        "peers": {other.peer.name: other.figures() for other in others},
     }
+
+
+class Other:
+    """A peer's model, and how fast it was."""
+
+    def __init__(self, peer: ModelPeer, model: LlamaModel, task: Task) -> None:
+        self.peer, self.model, self.task = peer, model, task
+        self.rates: list[float] = []
+        self.medians: list[float] = []
+
+    def prefill(self) -> None:
+        """One prompt."""
+        self.rates.append(self.task.prompt / self.model.prefill(self.task.prompt, self.task.kv))
+
+    def decode(self) -> None:
+        """As many tokens as a round of ours."""
+        count = max(1, self.task.generate // DECODES)
+        self.rates.append(count / self.model.decode(count, self.task.context, self.task.kv))
+
+    def forget(self) -> None:
+        """Leave out what was timed so far."""
+        self.rates = []
+
+    def settle(self) -> None:
+        """Take the median of what was timed."""
+        self.medians.append(statistics.median(self.rates))
+        self.forget()
+
+    def figures(self) -> dict[str, float]:
+        """What it gave, as in the report on ours."""
+        prefill, decode = self.medians
+        return {
+            "bits": self.peer.bits,
+            "prefill_tokens_per_s": prefill,
+            "decode_tokens_per_s": decode,
+        }
 
 
 def _median(rounds: list[Round]) -> Round:
