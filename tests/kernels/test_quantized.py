@@ -8,6 +8,7 @@ import torch
 from tilus import dtypes
 from tilus.dtypes import NARROW_TYPES, DType
 from tilus.errors import TilusTypeError, TilusValueError
+from tilus.kernels.embedding import embedding
 from tilus.kernels.integers import integer_form
 from tilus.kernels.ops import raw
 from tilus.kernels.panels import Plane
@@ -244,3 +245,20 @@ def test_dropped_codes_are_still_multiplied() -> None:
     for use in (q.dequantize, lambda: matmul(x, q, activations="exact"), lambda: raw(q)):
         with pytest.raises(TilusValueError, match="has dropped its codes"):
             use()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("n", "k"), [(32, 64), (20, 300), (17, 513)])
+def test_dense_weights(kind: torch.dtype, n: int, k: int) -> None:
+    """Those in bf16 round x to bf16, where the machine multiplies in bf16."""
+    torch.manual_seed(n)
+    w = torch.randn(n, k).to(kind)
+    q = prepare(w)
+    halves = kind == torch.bfloat16 and "avx512bf16" in host_features()
+    for m in (1, 3, 9, 40):
+        x = torch.randn(m, k)
+        want = (x.bfloat16() if halves else x).double() @ w.double().T
+        assert ((matmul(x, q) - want).abs().max() / want.abs().max()) < 2e-6
+    assert q.nbytes == w.nbytes
+    ids = torch.tensor([0, n - 1, 5])
+    assert torch.equal(embedding(ids, q), w[ids].float())

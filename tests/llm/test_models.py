@@ -278,7 +278,7 @@ def test_half_checkpoints() -> None:
     assert TOLERANCE < difference(our_logits(half, made.tokens), want) < 0.05
     checkpoint.tensors = {k: v.half() for k, v in made.checkpoint().tensors.items()}
     full = Model.load(checkpoint)
-    assert full.embeddings.dtype == torch.float32
+    assert full.embeddings.dtype == dtypes.f32
     assert difference(our_logits(full, made.tokens), made.logits) < 1e-2
 
 

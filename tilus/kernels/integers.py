@@ -52,6 +52,8 @@ def integer_form(dtype: DType) -> IntegerForm | None:
     if dtype.kind is Kind.INT:
         half = 1 << (dtype.bits - 1)
         return IntegerForm((Part(None, 1, half),), 1.0, flip=half)
+    if dtype.bits > 8:
+        return None
     values = dtype.decode(np.arange(1 << dtype.bits, dtype=np.uint8)).astype(np.float64)
     if not np.isfinite(values).all():
         return None

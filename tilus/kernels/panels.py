@@ -36,7 +36,7 @@ class Plane:
 
     def layout(self, k: int) -> Layout:
         """Who lies where in the bytes of [k, 16] codes, as a view of them (see above)."""
-        codes = min(8 // self.bits, k // 4)
+        codes = max(1, min(8 // self.bits, k // 4))
         return lanes(k, self.depth, codes)
 
     def nbytes(self, k: int) -> int:
@@ -55,9 +55,9 @@ def lanes(k: int, depth: int, codes: int) -> Layout:
 
 
 def planes_of(bits: int, depth: int = 4) -> tuple[Plane, ...]:
-    """The planes of a code: its 4s, 2s and 1s (8 stays whole)."""
-    if bits == 8:
-        return (Plane(8, 0, depth),)
+    """The planes of a code: its 4s, 2s and 1s (8 and more stay whole)."""
+    if bits >= 8:
+        return (Plane(bits, 0, depth),)
     found, shift = [], 0
     for width in (4, 2, 1):
         if bits & width:
@@ -168,7 +168,7 @@ class PanelFormat:
         """The bytes of a weight: u8 [n / 16, k / chunk, chunk_bytes].
 
         Args:
-            codes: u8 [k, n], k a multiple of `chunk` and n of 16.
+            codes: u8 [k, n], k a multiple of `chunk` and n of 16; i16 or i32 for more bits.
             scales: u8 [k / group, n, bytes of a scale] (not looked at without groups).
             zeros: u8 [k / group, n, bytes of a zero point] (without groups [k / chunk, ..]).
         """
@@ -177,8 +177,9 @@ class PanelFormat:
         steps = self.chunk // step
         out = memory.empty(panels * chunks * self.chunk_bytes)
         out = out.reshape(panels, chunks, self.chunk_bytes)
-        flip = self.form.flip if self.form is not None else 0
-        split = (codes ^ flip).reshape(chunks, steps, step, panels, PANEL)
+        if self.form is not None and self.form.flip:
+            codes = codes ^ self.form.flip
+        split = codes.reshape(chunks, steps, step, panels, PANEL)
         split = split.permute(3, 0, 1, 2, 4)
         at = 0
 
@@ -198,6 +199,9 @@ class PanelFormat:
                 rows = split[:, :, s].reshape(panels, chunks, -1)
                 for plane in self.planes:
                     order = torch.from_numpy(index_table(plane.layout(step))[0].copy())
+                    if plane.bits >= 8:
+                        put(rows[:, :, order].view(torch.uint8))
+                        continue
                     part = (rows >> plane.shift) & ((1 << plane.bits) - 1)
                     flat = pack(part[:, :, order].numpy(), plane.bits)
                     put(torch.from_numpy(flat).reshape(panels, chunks, plane.nbytes(step)))

@@ -25,7 +25,7 @@ from tilus.kernels import ops
 from tilus.kernels.device import cpu_matmul
 from tilus.kernels.integers import integer_form
 from tilus.kernels.panels import PANEL, PanelFormat
-from tilus.kernels.quantized import QuantizedWeight
+from tilus.kernels.quantized import QuantizedWeight, dense_weight
 from tilus.lang import kept
 from tilus.options import options
 from tilus.runtime.cpu import host_target
@@ -36,6 +36,7 @@ ROWS = 8  # rows whose sums stay in registers
 TALL = 8  # blocks of rows that pass over a chunk of weights while it is near
 NEAR_BYTES = 512 << 10  # of activations that stay near meanwhile
 
+_CODES = {16: torch.int16, 32: torch.int32}  # bits of dense weights as integers
 _FLOATS = {
     torch.float32: dtypes.f32,
     torch.float16: dtypes.f16,
@@ -126,6 +127,8 @@ def operand(weight: DType, activations: DType, how: str, target: Target) -> DTyp
 @lru_cache(maxsize=256)
 def _fits_bf16(weight: DType) -> bool:
     """Whether all values of a type, but NaN, are values of bf16, and none is subnormal there."""
+    if weight.bits > 8:
+        return weight == dtypes.bf16
     values = weight.decode(np.arange(1 << weight.bits, dtype=np.uint8)).astype(np.float32)
     finite = values[np.isfinite(values)]
     exact = (finite.view(np.uint32) & 0xFFFF == 0).all()
@@ -256,11 +259,18 @@ def _plan(weight: QuantizedWeight, rows: int, kind: DType, bias: bool, how: str)
     return Plan(program, (data, columns), end, tuple(parts), at(0, 0), at(1, 6), at(1, 5))
 
 
-def prepare(weight: QuantizedWeight) -> None:
-    """Pack a weight for products with f32, rounded to 8 bits where they can be, and only those."""
+def prepare(weight: torch.Tensor | QuantizedWeight) -> QuantizedWeight:
+    """A weight packed for products with f32, and only those.
+
+    The products round x to 8 bits, or to bf16, where `matmul` does. Dense weights [n, k] in f32,
+    f16 or bf16 stay what they are.
+    """
+    if isinstance(weight, torch.Tensor):
+        weight = dense_weight(weight)
     how = operand(weight.dtype, dtypes.f32, "int8", host_target())
     packed(weight, panel_format(weight, how))
     weight.drop_codes()
+    return weight
 
 
 def packed(weight: QuantizedWeight, form: PanelFormat) -> tuple[torch.Tensor, torch.Tensor]:
@@ -269,8 +279,12 @@ def packed(weight: QuantizedWeight, form: PanelFormat) -> tuple[torch.Tensor, to
         weight.check_codes()
         n, k = weight.shape
         wide, deep = -(-n // PANEL) * PANEL, -(-k // form.chunk) * form.chunk
-        codes = torch.zeros(deep, wide, dtype=torch.uint8)
-        codes[:k, :n] = weight.codes.codes().T
+        kind = _CODES[weight.dtype.bits] if weight.dtype.bits > 8 else torch.uint8
+        codes = torch.zeros(deep, wide, dtype=kind)
+        if weight.dtype.bits > 8:
+            codes[:k, :n] = weight.codes.storage.view(kind).reshape(n, k).T
+        else:
+            codes[:k, :n] = weight.codes.codes().T
         rows = deep // (form.group or form.chunk)
         scales = _by_group(weight.scales, rows, wide)
         zeros = _by_group(weight.zeros, rows, wide) if weight.zeros is not None else None

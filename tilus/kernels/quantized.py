@@ -60,7 +60,9 @@ class QuantizedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales and zero points."""
+        """Bytes of codes, scales and zero points; of a dense matrix, of its numbers."""
+        if self.dtype.bits > 8:
+            return self.codes.nbytes
         return sum(t.nbytes for t in (self.codes, self.scales, self.zeros) if t is not None)
 
     def dequantize(self) -> torch.Tensor:
@@ -174,6 +176,16 @@ def quantize_weight(
         Tensor.from_float(zero, scheme.zeros) if zero is not None and scheme.zeros else None,
         0 if group_size is None else group,
     )
+
+
+def dense_weight(weight: torch.Tensor) -> QuantizedWeight:
+    """A dense matrix [n, k] in f32, f16 or bf16 for the same products: its codes are its numbers.
+
+    They are not copied; each row has a scale of 1.
+    """
+    codes = Tensor.from_torch(weight.detach().contiguous())
+    ones = Tensor.from_torch(torch.ones(len(weight), 1))
+    return QuantizedWeight(codes, ones, None, 0)
 
 
 def check_weight(

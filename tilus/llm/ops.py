@@ -1,8 +1,7 @@
 """The operations a model is made of: one place to say which kernels run it.
 
-`NATIVE` is kernels of tilus throughout, but for products with weights that stayed float, which are
-torch's. `REFERENCE` is plain torch with tilus's quantised products; see `tilus.kernels.reference`
-for what each operation means, its arguments and its result.
+`NATIVE` is kernels of tilus throughout. `REFERENCE` is plain torch with tilus's quantised products;
+see `tilus.kernels.reference` for what each operation means, its arguments and its result.
 """
 
 from __future__ import annotations
@@ -45,8 +44,9 @@ def linear(
     return y if bias is None else y.add_(bias)
 
 
-def _as_it_is(weight: QuantizedWeight) -> None:
+def _as_it_is(weight: Weight) -> Weight:
     """Leave a weight alone."""
+    return weight
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Ops:
     gated: Callable[[torch.Tensor, str], torch.Tensor] = reference.gated
     join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = reference.join
     sample: Callable[..., torch.Tensor] = reference.sample
-    prepare: Callable[[QuantizedWeight], None] = _as_it_is  # a weight, once, for products
+    prepare: Callable[[Weight], Weight] = _as_it_is  # of a weight, once, for products
     recordable: bool = False  # a `tilus.Graph` records all of them
 
 

@@ -71,7 +71,7 @@ class Loader:
             multiple of it have the next smaller size that divides them, or one scale.
         dense: what stays float is held in this type; None for f32, and bf16 where it is stored.
         progress: called after each tensor.
-        prepare: called with each quantised weight as it is held.
+        prepare: makes what is held of each matrix.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Loader:
         group_size: int | None = 128,
         dense: Dense | None = None,
         progress: Progress | None = None,
-        prepare: Callable[[QuantizedWeight], None] | None = None,
+        prepare: Callable[[Weight], Weight] = lambda weight: weight,
     ) -> None:
         if group_size is not None and group_size not in GROUPS:
             raise TilusValueError(f"`group_size` is {group_size}; it is one of {GROUPS} or None")
@@ -176,13 +176,9 @@ class Loader:
     def _kept(self, parts: Sequence[Weight], names: str) -> list[Weight]:
         """The parts as they are held: in one weight if they can be, and ready for products."""
         try:
-            found = self._together(parts)
-            for weight in found:
-                if isinstance(weight, QuantizedWeight) and self.prepare is not None:
-                    self.prepare(weight)
+            return [self.prepare(weight) for weight in self._together(parts)]
         except TilusError as error:
             raise type(error)(f"tensor {names}: {error.first.message}") from None
-        return found
 
     def _together(self, parts: Sequence[Weight]) -> list[Weight]:
         if self.weights is not None:

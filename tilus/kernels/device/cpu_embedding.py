@@ -97,7 +97,7 @@ def column(w, panels, chunks, panel, c, place, at, form: tilus.constexpr,
     """The codes [step] of one column, of type WEIGHTS, that begin at byte `at` of a chunk."""
     codes = None
     for plane in form.planes:
-        together = min(8 // plane.bits, form.step // 4)  # codes of a lane
+        together = max(1, min(8 // plane.bits, form.step // 4))  # codes of a lane
         shape = (form.step // together // plane.depth, 1, plane.depth)
         lane = tilus.dtype(f"u{plane.bits * together}")
         V = parts_of(w, panels, chunks, at, shape[0], plane.depth, lane, form)
@@ -105,13 +105,15 @@ def column(w, panels, chunks, panel, c, place, at, form: tilus.constexpr,
         raw = tilus.load_global(V, (panel, c, 0, place, 0), shape, dims=(2, 3, 4), layout=flat)
         order = column_layout(form.step, together)
         part = tilus.view(raw, tilus.dtype(f"u{plane.bits}"), order)
-        part = tilus.cast(part, u8)
+        if plane.bits < 8:
+            part = tilus.cast(part, u8)
         if plane.shift:
             part = part << plane.shift
         codes = part if codes is None else codes | part
         at += plane.nbytes(form.step)
     if form.form is not None and form.form.flip:
         codes = codes ^ form.form.flip
-    codes = tilus.cast(codes, tilus.dtype(f"u{form.bits}"))
+    if form.bits < 8:
+        codes = tilus.cast(codes, tilus.dtype(f"u{form.bits}"))
     flat = tilus.layouts.local(form.step)
     return tilus.view(tilus.convert_layout(codes, flat), WEIGHTS, flat)
