@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "tiny-model"
 TYPES = (None, "u8", "u6", "u5", "u4", "u3", "u2", "f6e2m3", "f4e2m1", "nf4")  # None: as stored
 GROUP = 64  # weights that share a scale
 CHARACTERS = 20_000  # of validation.txt, which the model was not trained on
-PROMPT = "random.shuffle(x)\n\n"
+PROMPT = "class socket(family, type)\n\n"
 
 
 @dataclass(frozen=True)

@@ -399,7 +399,7 @@ Reserved. It is used under the PSF License Agreement, which `LICENSE-PYTHON.txt`
 ## Prompts
 
 Each entry is a heading, an empty line and an indented body, so a heading is a good prompt:
-`random.shuffle(x)`, `class Queue(maxsize=0)`, `module json`. The chat template makes a message
+`os.remove(path)`, `class socket(family, type)`, `module json`. The chat template makes a message
 such a heading, and the answer what stands under it.
 """
 

@@ -25,5 +25,5 @@ def test_a_row_for_each_type_and_a_sample(
     plain, small = ([float(cell) for cell in row[1:]] for row in rows)
     assert plain[0] == 32 and 4.3 < small[0] < 5.5 and small[1] < plain[1] / 5
     assert plain[2] != small[2] and min(plain + small) > 0
-    sample = out.partition("In u4, after 'random.shuffle(x)':")[2]
+    sample = out.partition("In u4, after 'class socket(family, type)':")[2]
     assert len(sample.strip()) > 20 and "perplexity of 120 characters" in out

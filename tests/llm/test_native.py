@@ -12,6 +12,7 @@ from tests.llm.tiny import one_thread
 from tilus import dtypes
 from tilus.kernels.kv_cache import PanelCache
 from tilus.llm.batch import Batch, Sequence
+from tilus.llm.decode import Pace
 from tilus.llm.generate import Generator, Sampling
 from tilus.llm.model import Model
 from tilus.llm.ops import NATIVE, REFERENCE
@@ -111,3 +112,23 @@ def test_layers_of_mixed_types_are_recorded() -> None:
     joined.zero_()
     graph.replay()
     assert torch.equal(joined, torch.cat(parts, -1))
+
+
+def paced(costs: dict[int, float], steps: int, pace: Pace) -> list[int]:
+    """The threads of some steps, whose seconds depend on them alone."""
+    taken = []
+    for _ in range(steps):
+        taken.append(pace.threads())
+        pace.took(taken[-1], costs[taken[-1]])
+    return taken
+
+
+def test_steps_are_taken_on_as_many_threads_as_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    pace = Pace()
+    small = paced({8: 3.0, 1: 1.0}, 2000, pace)
+    assert small[:2] == [8, 1] and small.count(8) < 12  # tried again, less and less often
+    pace.took(1, 500.0)  # one step was disturbed
+    assert pace.threads() == 1
+    large = paced({8: 1.0, 1: 4.0}, 3000, pace)
+    assert set(large[-100:]) == {8}

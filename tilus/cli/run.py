@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  tilus run --prompt "random.shuffle(x)"
+  tilus run --prompt "os.remove(path)"
   tilus run ./Llama-3.2-1B --prompt "The sea is" --weights u4 --temperature 0.8 --seed 1
   tilus run model.gguf --chat --prompt - < question.txt
 """

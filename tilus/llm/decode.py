@@ -9,6 +9,7 @@ The graph holds addresses and sizes; what changes from step to step is read from
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Some
 from dataclasses import dataclass
 
@@ -44,6 +45,42 @@ class Choice:
         )
 
 
+class Pace:
+    """On how many threads steps are taken: all, or one, whichever is faster.
+
+    The threads meet after each of a step's hundreds of kernels. Those of small models take less
+    than a meeting does, and on a busy machine a meeting waits for whoever is not running. The
+    slower choice is tried again now and then, less and less often while it stays slower.
+    """
+
+    def __init__(self) -> None:
+        self.times: dict[int, float] = {}  # of steps with each, in seconds, single slow ones aside
+        self.wait = 4  # steps until the other is tried again
+        self.left = 0
+
+    def threads(self) -> int:
+        """For the next step."""
+        every = torch.get_num_threads()
+        for count in (every, 1):
+            if count not in self.times:
+                return count
+        best = min((every, 1), key=lambda count: self.times[count])
+        self.left -= 1
+        if self.left > 0:
+            return best
+        self.wait = min(2 * self.wait, 1024)
+        self.left = self.wait
+        return 1 if best == every else every
+
+    def took(self, threads: int, seconds: float) -> None:
+        """Note how long a step took."""
+        before = min(self.times, key=lambda count: self.times[count], default=threads)
+        usual = self.times.get(threads, seconds)
+        self.times[threads] = min(seconds, 0.8 * usual + 0.2 * min(seconds, 2 * usual))
+        if min(self.times, key=lambda count: self.times[count]) != before:
+            self.wait = self.left = 4
+
+
 class Decoder:
     """One step for `count` sequences of at most `blocks` blocks of the cache each.
 
@@ -76,6 +113,7 @@ class Decoder:
         with Graph() as self.graph:
             x = model.passed(self.batch, cache, angles, self.batch.positions)
             self.ids = model.ops.sample(model.head(x, model.ops), *self.choice.arguments)
+        self.pace = Pace()
         self._rows = self.batch.block_table.numpy()
         self._known: list[list[int]] = [[] for _ in range(count)]  # what the table's rows hold
 
@@ -95,6 +133,8 @@ class Decoder:
                 self._known[row] = list(sequence.blocks)
         for mine, theirs in zip(self.choice.arguments, choice.arguments, strict=True):
             mine.copy_(theirs)
-        self.graph.replay()
+        threads, start = self.pace.threads(), time.perf_counter()
+        self.graph.replay(threads)
+        self.pace.took(threads, time.perf_counter() - start)
         ids: list[int] = self.ids.tolist()
         return ids

@@ -176,7 +176,7 @@ class Program:
         return buffer
 
     def run(self, buffer: Any, blocks: int) -> None:
-        """Run what `packed` has made; `blocks` is the most that a launch has.
+        """Run what `packed` has made, on at most `blocks` threads: the most that a launch has.
 
         Raises:
             Trap: a block found a fault.
@@ -227,8 +227,8 @@ class Graph:
         self._kept.append(keep)
         self._ready = None
 
-    def replay(self) -> None:
-        """Run all launches in order.
+    def replay(self, threads: int | None = None) -> None:
+        """Run all launches in order, on at most so many threads; None for as many as torch has.
 
         Raises:
             Trap: a block found a fault; the launches after it have run too.
@@ -241,7 +241,7 @@ class Graph:
             program = Program(self.launches)
             self._ready = program, program.packed(program.values)
         program, buffer = self._ready
-        program.run(buffer, program.blocks)
+        program.run(buffer, program.blocks if threads is None else min(threads, program.blocks))
 
 
 def recording() -> Graph | None:
