@@ -21,6 +21,8 @@ from tilus import f32, i8, i32, u8
 from tilus.kernels.panels import PANEL
 
 AHEAD = 4096  # bytes of weights that are asked for ahead of their use, for one row
+NEAR, FAR = 1024, 8192  # the same in two steps: into the second cache first
+TWO_STEPS = (5, 6, 7)  # bits of codes that take so long to take apart that this pays
 
 
 @tilus.jit(num_threads=1)
@@ -167,7 +169,19 @@ def begun(sums, W, panel, c, g: tilus.constexpr, form: tilus.constexpr, BM: tilu
 
 
 @tilus.jit
-def few_rows(total, ahead, W, F, X, XS, XT, panel, stack, c, form: tilus.constexpr,
+def ask_for(F, place, nbytes: tilus.constexpr, form: tilus.constexpr, BM: tilus.constexpr):
+    """Prefetch what comes some way behind a place of the weights."""
+    if BM >= 4:
+        tilus.prefetch(F, (place + AHEAD // 2,), (nbytes,))
+    elif form.bits in TWO_STEPS:
+        tilus.prefetch(F, (place + FAR,), (nbytes,), level=2)
+        tilus.prefetch(F, (place + NEAR,), (nbytes,))
+    else:
+        tilus.prefetch(F, (place + AHEAD,), (nbytes,))
+
+
+@tilus.jit
+def few_rows(total, here, W, F, X, XS, XT, panel, stack, c, form: tilus.constexpr,
              WEIGHTS: tilus.constexpr, BM: tilus.constexpr):  # fmt: skip
     """`total` [BM, 16] and a chunk's part of it; codes are used as they are taken apart."""
     # Many requests at once would block the loads behind them: dots go between.
@@ -185,7 +199,7 @@ def few_rows(total, ahead, W, F, X, XS, XT, panel, stack, c, form: tilus.constex
             for i in tilus.static_range(parts):
                 lo, hi = i * lines // parts, (i + 1) * lines // parts
                 if hi > lo:
-                    tilus.prefetch(F, (ahead + at + lo * 64,), ((hi - lo) * 64,))
+                    ask_for(F, here + at + lo * 64, (hi - lo) * 64, form, BM)
                 xs = tilus.load_global(X, (stack, c, 0, 0, row + i * size), (BM, size))
                 before = acc
                 acc = ()
@@ -277,8 +291,7 @@ def matmul_panels(
     for c in range(chunks):
         here = (panel * chunks + c) * form.chunk_bytes
         if TALL == 1:
-            ahead = here + (AHEAD // 2 if BM >= 4 else AHEAD)
-            total = few_rows(total, ahead, W, F, X, XS, XT, panel, stack, c, form, WEIGHTS, BM)
+            total = few_rows(total, here, W, F, X, XS, XT, panel, stack, c, form, WEIGHTS, BM)
         else:
             unfold(near, W, panel, c, form, WEIGHTS)
             share = tilus.cdiv(form.chunk_bytes, TALL)
