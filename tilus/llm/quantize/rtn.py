@@ -18,10 +18,11 @@ import torch
 
 from tilus import dtypes
 from tilus.dtypes import DType, Kind
+from tilus.kernels.fit import fit_sums, fits
 from tilus.kernels.quantized import QuantizedWeight, Scheme, check_weight
 from tilus.tensor import Tensor
 
-CHUNK = 1 << 18  # weights quantised at a time, so that temporaries stay in the cache
+CHUNK = 1 << 20  # weights quantised at a time
 COARSE = (1.12, 0.93, 0.86, 0.78, 0.69, 0.6, 0.51, 0.42, 0.34, 0.27)  # times the plain scale
 FINE = (0.95, 0.98, 1.02, 1.05)  # times the best so far
 SETTLE = 2  # rounds of rounding and solving at the end
@@ -222,20 +223,13 @@ class _Search:
         With p = code - zero, w = scale p + r. Another scale s and a zero point that is c less make
         it w = s (p + c) + r - (s - scale) p - s c: its error follows from a few sums.
         """
-        groups, size = self.groups, self.groups.shape[2]
-        p = self.scheme.scaled(groups, scale, zero)
-        if not self.scheme.codes.is_integer:
-            p = nearest_values(p, self.scheme.codes)
-        if zero is not None:
-            p -= zero[:, :, None]
-        r = torch.addcmul(groups, p, scale[:, :, None], value=-1)
-        rr, rp, pp = (r * r).sum(2), (r * p).sum(2), (p * p).sum(2)
+        size = self.groups.shape[2]
+        rr, rp, pp, r1, p1 = self.sums(scale, zero)
         alone = self.stored(scale + _ratio(rp, pp))
         found = [_Fit(scale, zero, rr)]
         if zero is None:
             ds = alone - scale
             return [*found, _Fit(alone, None, rr - 2 * ds * rp + ds * ds * pp)]
-        r1, p1 = r.sum(2), p.sum(2)
         slope = scale + _ratio(rp - r1 * p1 / size, pp - p1 * p1 / size)
         moved = self.stored_zero(zero - _ratio(r1 - (slope - scale) * p1, slope * size))
         for candidate in (zero, moved):
@@ -246,6 +240,19 @@ class _Search:
             error = rr - 2 * (ds * rp + db * r1) + ds * ds * pp + 2 * ds * db * p1 + size * db * db
             found.append(_Fit(s, candidate, error))
         return found
+
+    def sums(self, scale: torch.Tensor, zero: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """The sums of r r, r p, p p, r and p of each group, [n, k / g] each."""
+        groups, codes = self.groups, self.scheme.codes
+        if fits(groups.shape[2]):
+            return fit_sums(groups, scale, zero, codes)
+        p = self.scheme.scaled(groups, scale, zero)
+        if not codes.is_integer:
+            p = nearest_values(p, codes)
+        if zero is not None:
+            p -= zero[:, :, None]
+        r = torch.addcmul(groups, p, scale[:, :, None], value=-1)
+        return (r * r).sum(2), (r * p).sum(2), (p * p).sum(2), r.sum(2), p.sum(2)
 
     def stored(self, scale: torch.Tensor) -> torch.Tensor:
         """Scales as their type holds them, at most the largest it has."""
